@@ -1,0 +1,1 @@
+"""What only a CPU and its ABI decide, one package an architecture."""

@@ -1,0 +1,1 @@
+"""x86_64: registers, XSAVE, debug registers, syscall restart, vdso, seed and tape machine code."""

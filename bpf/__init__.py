@@ -1,0 +1,1 @@
+"""BPF programs, one a file; sources only, compiled by `ckpt.host.bpf`."""

@@ -1,0 +1,1 @@
+"""Checkpoint and restore of running Linux processes, with the sight that BPF gives."""

@@ -1,0 +1,1 @@
+"""Readers of what the pipeline made: show, diff, inspect. Nothing here changes a target."""

@@ -1,0 +1,1 @@
+"""The running kernel: BTF, BPF, ptrace, /proc, system calls, page maps, probes."""

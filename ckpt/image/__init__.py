@@ -1,0 +1,1 @@
+"""The image file: frames, writer, reader, page extents."""
