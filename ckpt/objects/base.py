@@ -1,0 +1,301 @@
+"""What every object module stands on: records, the process being looked at, the plan's builder.
+
+An object module is one file in `ckpt/objects/` that defines any of
+
+    RECORDS: tuple[type[Record], ...]
+    def survey(process: Process) -> Iterable[Finding]          # target runs; refuse early
+    def capture(process: Process) -> object                    # target frozen; be quick, stay raw
+    def finish(raw, process: Process) -> Iterable[Record]      # may run after the thaw
+    def plan(records: Records, build: Builder) -> None         # pure: steps from records and facts
+    def reserved_fds(records: Records) -> Iterable[int]        # numbers the target's table uses
+
+and is named in `ckpt.objects.MODULES`. Modules know each other's records by objref only, never by
+import; what all of them must know (which threads and processes there are) stands here.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, NewType, Protocol, TypeVar
+
+import msgspec
+
+from ckpt.errors import Finding, RefusedError
+from ckpt.objects.steps import Action, Call, Executor, Step, Token
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from ckpt.host.kernel_view import FileView, MmView, ProcessView, ThreadView
+
+Objref = NewType("Objref", int)
+"""Names one kernel object of the image; 0 is none."""
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="t"):
+    """Plain facts about one kernel object. Subclasses set `tag="name"` and may name VOLATILE.
+
+    `VOLATILE` lists fields that differ between a process and its restored self by nature;
+    `restore --verify` does not compare them.
+    """
+
+
+class Plain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A part of a record (one area, one descriptor). Same strictness, no tag of its own."""
+
+
+class ProcessRecord(Record, tag="process"):
+    """One process: its threads, and which shared objects it uses."""
+
+    tgid: int
+    tids: list[int]
+    """Every living thread, the leader first when it lives, in the kernel's order."""
+    leader_alive: bool
+    stopped_by: int
+    """The signal that had stopped the process as a whole (SIGSTOP, ...), else 0."""
+    mm: int
+    files: int
+    fs: int
+    sighand: int
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """What the user asked of a snapshot or a restore."""
+
+    leave_running: bool = False
+    leave_stopped: bool = False
+    no_bpf: bool = False
+    timeout_s: float = 30.0
+    deadline_s: float | None = None
+    timens: bool = True
+    stopped: bool = False
+    detach: bool = False
+    allow_changed_files: bool = False
+    """Restore although a regular file was replaced, shrunk or modified since the snapshot."""
+
+
+class Identities:
+    """Turns kernel identities into objrefs: the same object has one number. linux-cr's objhash."""
+
+    def __init__(self) -> None:
+        self._refs: dict[tuple[str, object], Objref] = {}
+
+    def ref(self, kind: str, identity: object) -> Objref:
+        """Return the objref of `identity` among objects of `kind`, giving it one if new."""
+        return self._refs.setdefault((kind, identity), Objref(len(self._refs) + 1))
+
+    def is_known(self, kind: str, identity: object) -> bool:
+        """Tell whether `identity` already has an objref."""
+        return (kind, identity) in self._refs
+
+
+class StoppedThread(Protocol):
+    """One thread in a ptrace stop: what `ckpt.freeze` knows of it."""
+
+    tid: int
+    regs: Any
+    """`ckpt.arch.x86_64.regs.X86Regs` as they were at the stop, before anything was rewound."""
+
+
+class PageSink(Protocol):
+    """Where captured pages go. Implemented by the image writer; see `ckpt.image.writer`."""
+
+    def store(self, ref: int, source_fd: int, extents: Any) -> None:
+        """Copy `extents` (array('Q') of address, length pairs) of `source_fd` under objref."""
+
+
+class Process:
+    """One process under observation, first running (`survey`), then frozen (`capture`).
+
+    Reads go through a living thread: a leader that has exited shows nothing of mm and files.
+    """
+
+    def __init__(self, tgid: int, options: Options, identities: Identities) -> None:
+        self.tgid = tgid
+        self.options = options
+        self.identities = identities
+        self.tids: list[int] = []
+        self.living_tid = tgid
+        self.leader_alive = True
+        self.pidfd = -1
+        self.is_frozen = False
+        self.stopped_by = 0
+        self.stops: dict[int, StoppedThread] = {}
+        self.findings: list[Finding] = []
+        self.sink: PageSink | None = None
+        # Views: None when that source was not available.
+        self.thread_views: dict[int, ThreadView] = {}
+        self.process_view: ProcessView | None = None
+        self.mm_view: MmView | None = None
+        self.file_views: dict[int, FileView] = {}
+        self.before_views: dict[int, ThreadView] = {}
+        """Thread views from just before the freeze: deadlines of blocked calls."""
+
+    def path(self, name: str, tid: int | None = None) -> str:
+        """Return the path of `name` below the /proc folder of a living thread, or of `tid`."""
+        return f"/proc/{self.tgid}/task/{tid or self.living_tid}/{name}"
+
+    def read(self, name: str, tid: int | None = None) -> bytes:
+        """Return the whole content of a /proc file of a living thread, or of `tid`."""
+        fd = os.open(self.path(name, tid), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            chunks = []
+            while chunk := os.read(fd, 1 << 20):
+                chunks.append(chunk)
+            return b"".join(chunks)
+        finally:
+            os.close(fd)
+
+    def getfd(self, target_fd: int) -> int:
+        """Return our own copy of the target's descriptor (pidfd_getfd); the caller closes it."""
+        from ckpt.host.syscalls import pidfd_getfd
+
+        return pidfd_getfd(self.pidfd, target_fd)
+
+    def refuse(self, where: str, what: str, hint: str = "") -> None:
+        """Note a blocker found while frozen; the snapshot thaws and reports all of them."""
+        self.findings.append(Finding(where, what, hint))
+
+    def warn(self, where: str, what: str, hint: str = "") -> None:
+        """Note something that will differ after a restore."""
+        self.findings.append(Finding(where, what, hint, blocker=False))
+
+
+R = TypeVar("R", bound=Record)
+
+
+class Records:
+    """The records of one image, by type."""
+
+    def __init__(self, records: Iterable[Record]) -> None:
+        self.all = tuple(records)
+        self._by_type: dict[type[Record], list[Record]] = {}
+        for record in self.all:
+            self._by_type.setdefault(type(record), []).append(record)
+
+    def of(self, record_type: type[R]) -> Sequence[R]:
+        """Return every record of exactly this type, in the image's order."""
+        return self._by_type.get(record_type, [])  # type: ignore[return-value]
+
+    @property
+    def processes(self) -> Sequence[ProcessRecord]:
+        """Every process of the image; the first is the root."""
+        return self.of(ProcessRecord)
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(self.all)
+
+
+class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What planning may know of the machine it plans for. Made by `ckpt.host.probe`."""
+
+    euid: int = 0
+    nofile_hard: int = 1024
+    monotonic_ns: int = 0
+    boottime_ns: int = 0
+    realtime_ns: int = 0
+    snapshot_monotonic_ns: int = 0
+    """The image's own clocks, in the target's time namespace, at the freeze."""
+    snapshot_boottime_ns: int = 0
+    snapshot_realtime_ns: int = 0
+    features: dict[str, bool] = {}
+    """Probe name -> there or not; see `ckpt.host.probe.FEATURES`."""
+
+
+class Builder:
+    """Collects the steps, refusals and warnings of a plan."""
+
+    def __init__(self, host: HostFacts, options: Options, socket_fd: int) -> None:
+        self.host = host
+        self.options = options
+        self.socket_fd = socket_fd
+        """Number of the task's end of the descriptor socket, free in the target's table."""
+        self.steps: list[Step] = []
+        self.findings: list[Finding] = []
+
+    def tape(
+        self,
+        tid: int,
+        calls: Iterable[Call],
+        why: str,
+        *,
+        needs: Iterable[Token] = (),
+        after: Iterable[Token] = (),
+        provides: Iterable[Token] = (),
+    ) -> None:
+        """Add calls that thread `tid` makes itself, in this order."""
+        self.steps.append(
+            Step(Executor.TAPE, tid, why, tuple(calls), None, *map(tuple, (needs, after, provides)))
+        )
+
+    def ptrace(
+        self,
+        tid: int,
+        action: Action,
+        why: str,
+        *,
+        needs: Iterable[Token] = (),
+        after: Iterable[Token] = (),
+        provides: Iterable[Token] = (),
+    ) -> None:
+        """Add something done to stopped thread `tid` from outside."""
+        self.steps.append(
+            Step(Executor.PTRACE, tid, why, (), action, *map(tuple, (needs, after, provides)))
+        )
+
+    def host_step(
+        self,
+        action: Action,
+        why: str,
+        *,
+        needs: Iterable[Token] = (),
+        after: Iterable[Token] = (),
+        provides: Iterable[Token] = (),
+    ) -> None:
+        """Add something that the restorer does by itself (open a file, make a pipe)."""
+        self.steps.append(
+            Step(Executor.HOST, 0, why, (), action, *map(tuple, (needs, after, provides)))
+        )
+
+    def refuse(self, where: str, what: str, hint: str = "") -> None:
+        """Note a reason why this image cannot be restored here; all are reported together."""
+        self.findings.append(Finding(where, what, hint))
+
+    def warn(self, where: str, what: str, hint: str = "") -> None:
+        """Note something that will differ after the restore."""
+        self.findings.append(Finding(where, what, hint, blocker=False))
+
+
+class Restorer(Protocol):
+    """What an action may use while it is performed. Implemented by `ckpt.restore`."""
+
+    fds: dict[str, int]
+    """Host descriptors made by actions, by the key that the plan gave them; closed at the end."""
+
+    image_fd: int
+    """The image, for reading at the offsets that `page_extents` names."""
+
+    def proc_path(self, tid: int, name: str) -> str:
+        """Return the path of a /proc file of a restored thread."""
+
+    root_tid: int
+    """The root task, whose end of the socket receives descriptors."""
+
+    def send_fds(self, fds: Sequence[int]) -> None:
+        """Send one SCM_RIGHTS message of at most 253 descriptors to the root task."""
+
+    def close_fd(self, key: str) -> None:
+        """Close and forget our descriptor of this key."""
+
+    def page_extents(self, ref: int) -> tuple[Any, int]:
+        """Return (array('Q') of address, length pairs; file offset of the first byte)."""
+
+    def play(self, tid: int, calls: Sequence[Call]) -> list[int]:
+        """Play calls on a stopped thread at once and return their results."""
+
+
+def raise_blockers(findings: Iterable[Finding], what: str) -> None:
+    """Raise RefusedError with all blockers among `findings`, if there are any."""
+    blockers = [finding for finding in findings if finding.blocker]
+    if blockers:
+        raise RefusedError(what, blockers)
