@@ -1,0 +1,87 @@
+"""A pytest plugin: plain totals for each group of tests, and what to make of skips.
+
+With CKPT_NO_SKIP=1 a skipped test fails, unless its reason begins with "cpu lacks": no set-up can
+add a feature to a processor. Those are listed by name at the end, so nobody takes them for tested.
+"""
+
+import os
+import time
+from collections import Counter, defaultdict
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+CPU_REASON = "cpu lacks "
+NO_SKIP = os.environ.get("CKPT_NO_SKIP") == "1"
+OUTCOMES = ("passed", "failed", "skipped")
+
+_totals: defaultdict[str, Counter[str]] = defaultdict(Counter)
+_seconds: defaultdict[str, float] = defaultdict(float)
+_missing_cpu_features: dict[str, list[str]] = defaultdict(list)
+_started = time.monotonic()
+
+
+def group_of(nodeid: str) -> str:
+    """Return the group that a test belongs to: unit, abi, live or apps."""
+    parts = Path(nodeid.split("::")[0]).parts
+    return parts[1] if len(parts) > 2 and parts[0] == "tests" else parts[0]
+
+
+def skip_reason(report: pytest.TestReport | pytest.CollectReport) -> str:
+    """Return what a skipped test says about itself, without pytest's prefix."""
+    text = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    return text.removeprefix("Skipped: ")
+
+
+def judge_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
+    """Turn a skip into a failure where skips are not allowed."""
+    if not report.skipped or hasattr(report, "wasxfail"):
+        return
+    reason = skip_reason(report)
+    if reason.lower().startswith(CPU_REASON):
+        _missing_cpu_features[reason[len(CPU_REASON) :]].append(report.nodeid)
+    elif NO_SKIP:
+        report.outcome = "failed"
+        report.longrepr = f"skipped, which CKPT_NO_SKIP=1 forbids: {reason}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Judge each test's report and count it once."""
+    report = yield
+    judge_skip(report)
+    group = group_of(report.nodeid)
+    _seconds[group] += report.duration
+    if report.when == "call" or report.outcome != "passed":
+        _totals[group][report.outcome] += 1
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Judge modules that skip themselves as a whole."""
+    report = yield
+    judge_skip(report)
+    return report
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail the session when scripts/check failed before it."""
+    if os.environ.get("CKPT_CHECK_FAILED", "0") != "0" and session.exitstatus == 0:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Print the totals; pytest's own closing line comes after them."""
+    write = terminalreporter.write_line
+    terminalreporter.section("summary")
+    for group, counts in _totals.items():
+        numbers = ", ".join(f"{counts[o]} {o}" for o in OUTCOMES if counts[o])
+        write(f"{group:6} {numbers}, {_seconds[group]:.1f} s")
+    for feature, nodeids in _missing_cpu_features.items():
+        write(f"NOT TESTED, this CPU lacks {feature}: {', '.join(nodeids)}")
+    if os.environ.get("CKPT_CHECK_FAILED", "0") != "0":
+        write("scripts/check FAILED (see its output above), and so does this run")
+    write(f"tests took {time.monotonic() - _started:.0f} s")
