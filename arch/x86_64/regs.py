@@ -100,6 +100,11 @@ def signed(value: int) -> int:
     return value - (1 << 64) if value >> 63 else value
 
 
+def unsigned(value: int) -> int:
+    """Store a signed number as a register holds it, two's complement."""
+    return value & ((1 << 64) - 1)
+
+
 def check_regs(regs: X86Regs, address_end: int = ADDRESS_END_5LEVEL) -> list[str]:
     """List what the kernel would not load as it is; empty when the registers are sound.
 

@@ -18,8 +18,8 @@ U64 = st.integers(0, (1 << 64) - 1)
 def assemble(source: Path, folder: Path) -> tuple[bytes, dict[str, int]]:
     object_file, binary = folder / "code.o", folder / "code.bin"
     subprocess.run(["gcc", "-c", "-o", object_file, source], check=True)
-    command = ["ld", "-Ttext=0", "--oformat", "binary", "-o", binary, object_file]
-    subprocess.run(command, check=True)
+    command = ["ld", "-Ttext=0", "--oformat", "binary", "-o"]
+    subprocess.run([*command, binary, object_file], check=True)
     symbols = subprocess.run(["nm", object_file], check=True, capture_output=True, text=True).stdout
     labels = {name: int(value, 16) for value, _, name in map(str.split, symbols.splitlines())}
     return binary.read_bytes(), labels
