@@ -34,8 +34,8 @@ LAYERS = {
 }
 OUTPUTS = {"print", "sys.stdout", "sys.stderr"}
 MAY_PRINT = {"ckpt.cli", "ckpt.__main__"}
-# In ckpt.objects, a module that defines a record type is an object module; others are shared.
-RECORD_BASE = "Record"
+# A module of ckpt.objects that defines one of these is an object module; others are shared.
+OBJECT_PROTOCOL = {"RECORDS", "survey", "capture", "finish", "plan"}
 
 
 def modules(root: Path) -> Iterator[tuple[str, Path]]:
@@ -76,11 +76,17 @@ def prints(tree: ast.AST) -> Iterator[int]:
             yield node.lineno
 
 
-def defines_record(tree: ast.AST) -> bool:
-    """Return whether the module defines a record type of its own."""
-    bases = [b for n in ast.walk(tree) if isinstance(n, ast.ClassDef) for b in n.bases]
-    names = {b.attr if isinstance(b, ast.Attribute) else getattr(b, "id", "") for b in bases}
-    return RECORD_BASE in names
+def is_object_module(tree: ast.Module) -> bool:
+    """Return whether the module is about one kernel object, by what stands at its top level."""
+    names = set()
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef):
+            names.add(node.name)
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            names.add(node.target.id)
+        elif isinstance(node, ast.Assign):
+            names.update(t.id for t in node.targets if isinstance(t, ast.Name))
+    return bool(names & OBJECT_PROTOCOL)
 
 
 class Checker:
@@ -115,7 +121,7 @@ class Checker:
         objects = {
             m
             for m, tree in self.trees.items()
-            if m.startswith("ckpt.objects.") and defines_record(tree)
+            if m.startswith("ckpt.objects.") and is_object_module(tree)
         }
         for module, path in self.modules.items():
             own = layer(module)

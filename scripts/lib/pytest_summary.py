@@ -24,9 +24,9 @@ _started = time.monotonic()
 
 
 def group_of(nodeid: str) -> str:
-    """Return the group that a test belongs to: unit, abi, live or apps."""
+    """Return the group that a test belongs to: unit, abi, live, apps or other."""
     parts = Path(nodeid.split("::")[0]).parts
-    return parts[1] if len(parts) > 2 and parts[0] == "tests" else parts[0]
+    return parts[1] if len(parts) > 2 and parts[0] == "tests" else "other"
 
 
 def skip_reason(report: pytest.TestReport | pytest.CollectReport) -> str:
@@ -67,10 +67,18 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     return report
 
 
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Fail the session when scripts/check failed before it."""
-    if os.environ.get("CKPT_CHECK_FAILED", "0") != "0" and session.exitstatus == 0:
-        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+class CheckItem(pytest.Item):
+    """Stands for scripts/check among the tests, so that the closing line counts its failure."""
+
+    def runtest(self) -> None:
+        """Fail; the item exists only when scripts/check did."""
+        pytest.fail("scripts/check failed; its output stands before the tests", pytrace=False)
+
+
+def pytest_collection_modifyitems(session: pytest.Session, items: list[pytest.Item]) -> None:
+    """Add scripts/check to the tests when it failed before them."""
+    if os.environ.get("CKPT_CHECK_FAILED", "0") != "0":
+        items.append(CheckItem.from_parent(session, name="scripts/check"))
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
@@ -82,6 +90,4 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         write(f"{group:6} {numbers}, {_seconds[group]:.1f} s")
     for feature, nodeids in _missing_cpu_features.items():
         write(f"NOT TESTED, this CPU lacks {feature}: {', '.join(nodeids)}")
-    if os.environ.get("CKPT_CHECK_FAILED", "0") != "0":
-        write("scripts/check FAILED (see its output above), and so does this run")
     write(f"tests took {time.monotonic() - _started:.0f} s")

@@ -80,7 +80,7 @@ make_venv() {
 		die "could not make $VENV (is it on a full or read-only disk?)"
 	"$PYTHON" -m pip install -q --disable-pip-version-check --no-input --root-user-action=ignore \
 		-c "$ROOT/scripts/lib/constraints.txt" -e "$ROOT[dev]" </dev/null >&2 ||
-		die "pip could not install the project; is the package index reachable?"
+		die "pip could not install the project (its message is above)"
 	"$PYTHON" "$ROOT/scripts/lib/make_launcher.py" "$ROOT" "$VENV" >&2
 	printf '%s\n' "$digest" >"$STAMP"
 }
