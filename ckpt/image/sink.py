@@ -1,0 +1,153 @@
+"""Takes the target's pages into the image at the speed of a copy, with a bounded buffer.
+
+While the target is frozen only `begin` and plain writes at known offsets happen (or `store`, which
+does both); checksums are computed after the thaw by reading back from the page cache.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Final
+
+from xxhash import xxh3_64
+
+from ckpt.errors import CaptureError, ImageWriteError
+from ckpt.image.extents import find_fault, total_bytes
+from ckpt.image.tail import PageObject
+
+if TYPE_CHECKING:
+    from array import array
+    from collections.abc import Callable
+
+    from ckpt.image.output import Progress
+
+BUFFER_BYTES: Final = 1 << 20
+"""Small enough to stay in the CPU's cache between reading and writing or hashing it."""
+
+
+class PageSink:
+    """The pages frames of an image that is being written. Made by `ImageWriter`."""
+
+    def __init__(self, fd: int, path: str, reserve: Callable[[int], int], page_size: int) -> None:
+        """Write to `fd`; `reserve(length)` makes room for a pages frame, returns its offset."""
+        self.fd = fd
+        """For `os.pwritev` at the offsets that `begin` returns."""
+        self.objects: dict[int, PageObject] = {}
+        """Complete ones, by objref, in the order of `begin`."""
+        self._path = path
+        self._reserve = reserve
+        self._page_size = page_size
+        self._begun: dict[int, tuple[int, int]] = {}
+
+    def begin(self, ref: int, length_bytes: int) -> int:
+        """Reserve the place of all pages of object `ref`; return the file offset of the first.
+
+        The caller writes `length_bytes` there, then calls `end`, which may wait for the thaw.
+        """
+        if ref in self._begun:
+            raise ValueError(f"pages of object {ref} are begun twice")
+        offset = self._reserve(length_bytes)
+        self._begun[ref] = (offset, length_bytes)
+        return offset
+
+    def end(self, ref: int, extents: array[int]) -> None:
+        """State which pages were written: flat (start, length) pairs, sorted, page aligned."""
+        offset, length_bytes = self._begun[ref]
+        fault = find_fault(extents, length_bytes, self._page_size)
+        if fault:
+            raise ValueError(f"pages of object {ref}: {fault}")
+        self.objects[ref] = PageObject(ref, offset, length_bytes, extents)
+
+    def store(self, ref: int, source_fd: int, extents: array[int]) -> None:
+        """Copy `extents` of `source_fd` (/proc/PID/mem, a memfd) into the image as object `ref`.
+
+        Raises CaptureError when the source cannot be read, ImageWriteError when there is no room.
+        """
+        offset = self.begin(ref, total_bytes(extents))
+        buffer = memoryview(bytearray(BUFFER_BYTES))
+        filled = 0
+        for i in range(0, len(extents), 2):
+            address, left = extents[i], extents[i + 1]
+            while left:
+                part = min(left, BUFFER_BYTES - filled)
+                _read_source(source_fd, buffer[filled : filled + part], address)
+                address, left, filled = address + part, left - part, filled + part
+                if filled == BUFFER_BYTES:
+                    self.write_at(offset, buffer)
+                    offset, filled = offset + filled, 0
+        self.write_at(offset, buffer[:filled])
+        self.end(ref, extents)
+
+    def write_pages(
+        self, ref: int, extents: array[int], fill: Callable[[int, int], object]
+    ) -> None:
+        """Let `fill(fd, file_offset)` write the bytes of all `extents`, one after the other."""
+        fill(self.fd, self.begin(ref, total_bytes(extents)))
+        self.end(ref, extents)
+
+    def write_at(self, offset: int, data: memoryview | bytes) -> None:
+        """Write all of `data`; ImageWriteError when the disk is full or fails."""
+        write_all(self.fd, data, offset, self._path)
+
+    def is_complete(self) -> bool:
+        """Tell whether every object begun has been ended."""
+        return len(self.objects) == len(self._begun)
+
+
+def write_all(fd: int, data: memoryview | bytes | bytearray, offset: int, path: str) -> None:
+    """Write all of `data` at `offset` of the file at `path`, however the kernel divides it."""
+    view = memoryview(data).cast("B")
+    try:
+        while view:
+            written = os.pwrite(fd, view, offset)
+            view, offset = view[written:], offset + written
+    except OSError as error:
+        raise ImageWriteError("cannot write", path=path, errno=error.errno) from error
+
+
+def hash_range(
+    fd: int, offset: int, length: int, buffer: bytearray, advance: Callable[[int], object]
+) -> int | None:
+    """Return the checksum of a range of a file, None if the file ends inside it.
+
+    Reads through `buffer`, lets other threads run, and calls `advance(bytes)` after each read.
+    """
+    digest = xxh3_64()
+    view = memoryview(buffer)
+    end = offset + length
+    while offset < end:
+        got = os.preadv(fd, [view[: min(len(view), end - offset)]], offset)
+        if got == 0:
+            return None
+        digest.update(view[:got])
+        offset += got
+        advance(got)
+    return digest.intdigest()
+
+
+class Advance:
+    """Adds up bytes done and hands them to a progress callback."""
+
+    def __init__(self, total: int, progress: Progress | None) -> None:
+        self._done = 0
+        self._total = total
+        self._progress = progress
+
+    def __call__(self, count: int) -> None:
+        """Add `count` bytes."""
+        self._done += count
+        if self._progress:
+            self._progress(self._done, self._total)
+
+
+def _read_source(source_fd: int, part: memoryview, address: int) -> None:
+    while part:
+        try:
+            got = os.preadv(source_fd, [part], address)
+        except OSError as error:
+            what = f"cannot read {len(part)} bytes"
+            where = f"memory at {address:#x}"
+            raise CaptureError(what, where=where, errno=error.errno) from error
+        if got == 0:
+            raise CaptureError("ends inside an extent", where=f"memory at {address:#x}")
+        part, address = part[got:], address + got
