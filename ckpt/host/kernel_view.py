@@ -226,8 +226,10 @@ class ThreadView(_View, frozen=True, gc=False, kw_only=True):
     seccomp_filter_count: int
     no_new_privs: bool
     in_execve: bool | None
-    vfork_waiting: bool | None
-    """The thread waits in vfork for a child to exec or exit (task->vfork_done of that child)."""
+    has_vfork_done: bool | None
+    """The task is a vfork child whose parent still waits for it to exec or exit."""
+    has_children: bool | None
+    """The thread has children, zombies included (each thread has its own list)."""
     parent_tgid: int
     """Thread group of real_parent."""
     real_parent_tid: int | None
@@ -334,8 +336,6 @@ class ProcessView(_View, frozen=True, gc=False, kw_only=True):
     """(major << 8 | minor) as tty_nr in /proc/PID/stat; 0: none."""
     oom_score_adj: int
     oom_score_adj_min: int | None
-    nr_children: int | None
-    """Living or zombie children, 1,000 at most counted."""
 
 
 class MmView(_View, frozen=True, gc=False, kw_only=True):
