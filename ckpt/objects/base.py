@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NewType, Protocol, TypeVar
 import msgspec
 
 from ckpt.errors import Finding, RefusedError
+from ckpt.host.facts import HostFacts as HostFacts
 from ckpt.objects.steps import Action, Call, Executor, Step, Token
 
 if TYPE_CHECKING:
@@ -184,22 +185,6 @@ class Records:
 
     def __iter__(self) -> Iterator[Record]:
         return iter(self.all)
-
-
-class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What planning may know of the machine it plans for. Made by `ckpt.host.probe`."""
-
-    euid: int = 0
-    nofile_hard: int = 1024
-    monotonic_ns: int = 0
-    boottime_ns: int = 0
-    realtime_ns: int = 0
-    snapshot_monotonic_ns: int = 0
-    """The image's own clocks, in the target's time namespace, at the freeze."""
-    snapshot_boottime_ns: int = 0
-    snapshot_realtime_ns: int = 0
-    features: dict[str, bool] = {}
-    """Probe name -> there or not; see `ckpt.host.probe.FEATURES`."""
 
 
 class Builder:
