@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import Final
 
+from ckpt.errors import ImageWriteError
+
 MIN_BYTES: Final = 8 << 20
 """Below this a thread costs more than it saves."""
 
@@ -33,10 +35,10 @@ class BackgroundFlush:
         except OSError as error:
             self._error = error
 
-    def wait(self) -> None:
-        """Wait for the flush; raises the OSError it ended with."""
+    def wait(self, path: str) -> None:
+        """Wait for the flush; raises ImageWriteError, about `path`, when it failed."""
         if self._thread:
             self._thread.join()
             self._thread = None
         if self._error:
-            raise self._error
+            raise ImageWriteError("cannot write", path=path, errno=self._error.errno)

@@ -25,7 +25,7 @@ from ckpt.image.format import (
     type_name,
 )
 from ckpt.image.header import Header, decode_header
-from ckpt.image.sink import BUFFER_BYTES, Advance, hash_range
+from ckpt.image.sink import Advance, hash_range
 from ckpt.image.source import Source, open_source
 from ckpt.image.tail import PageObject, Tail, parse_tail
 from ckpt.image.walk import walk_frames
@@ -108,12 +108,11 @@ class ImageFile:
                 yield error
 
     def _check_pages(self, frame: Frame, ref: int, advance: Advance) -> ImageError | None:
-        offset, buffer = frame.payload_offset, bytearray(min(BUFFER_BYTES, frame.length))
+        offset = frame.payload_offset
         try:
-            digest = hash_range(self.fd, offset, frame.length, buffer, advance)
-        except OSError as error:
-            what = f"pages of object {ref} cannot be read"
-            return ImageError(what, path=self.path, offset=offset, errno=error.errno)
+            digest = hash_range(self.fd, self.path, offset, frame.length, advance)
+        except ImageError as error:
+            return error
         if digest == frame.checksum:
             return None
         what = f"pages of object {ref} do not match their checksum"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from xxhash import xxh3_64
 
-from ckpt.errors import CaptureError, ImageWriteError
+from ckpt.errors import CaptureError, ImageError, ImageWriteError
 from ckpt.image.extents import find_fault, total_bytes
 from ckpt.image.tail import PageObject
 
@@ -106,17 +106,22 @@ def write_all(fd: int, data: memoryview | bytes | bytearray, offset: int, path: 
 
 
 def hash_range(
-    fd: int, offset: int, length: int, buffer: bytearray, advance: Callable[[int], object]
+    fd: int, path: str, start: int, length: int, advance: Callable[[int], object]
 ) -> int | None:
-    """Return the checksum of a range of a file, None if the file ends inside it.
+    """Return the checksum of a range of the file `fd`, None if the file ends inside it.
 
-    Reads through `buffer`, lets other threads run, and calls `advance(bytes)` after each read.
+    Lets other threads run, and calls `advance(bytes)` after each read. Raises ImageError when the
+    file cannot be read.
     """
     digest = xxh3_64()
-    view = memoryview(buffer)
-    end = offset + length
+    view = memoryview(bytearray(min(BUFFER_BYTES, length)))
+    offset, end = start, start + length
     while offset < end:
-        got = os.preadv(fd, [view[: min(len(view), end - offset)]], offset)
+        try:
+            got = os.preadv(fd, [view[: min(len(view), end - offset)]], offset)
+        except OSError as error:
+            what = "cannot read"
+            raise ImageError(what, path=path, offset=offset, errno=error.errno) from error
         if got == 0:
             return None
         digest.update(view[:got])

@@ -139,20 +139,24 @@ def _spool(fd: int, name: str, progress: Progress | None) -> int:
     spool_fd = open_spool()
     done = 0
     try:
-        while chunk := os.read(fd, _COPY_BYTES):
+        while chunk := _read_chunk(fd, name):
             if done == 0:
                 _check_first_bytes(chunk, name)
             write_all(spool_fd, chunk, done, "temporary file")
             done += len(chunk)
             if progress:
                 progress(done, 0)
-    except OSError as error:
-        os.close(spool_fd)
-        raise ImageError("cannot read", path=name, errno=error.errno) from error
     except BaseException:
         os.close(spool_fd)
         raise
     return spool_fd
+
+
+def _read_chunk(fd: int, name: str) -> bytes:
+    try:
+        return os.read(fd, _COPY_BYTES)
+    except OSError as error:
+        raise ImageError("cannot read", path=name, errno=error.errno) from error
 
 
 def _check_first_bytes(chunk: bytes, name: str) -> None:

@@ -34,19 +34,19 @@ def copy_to_stream(
     ImageWriteError for anything else (EPIPE: the reader is gone).
     """
     total = os.fstat(spool_fd).st_size
-    try:
-        send = _choose_send(os.fstat(stream_fd).st_mode)
-        done = 0
-        while done < total:
-            _wait_writable(stream_fd, stall_timeout_s, done, total)
-            try:
-                done += send(spool_fd, stream_fd, done, total - done)
-            except BlockingIOError:
-                continue
-            if progress:
-                progress(done, total)
-    except OSError as error:
-        raise ImageWriteError("cannot write", path="-", errno=error.errno) from error
+    send = _choose_send(os.fstat(stream_fd).st_mode)
+    done = 0
+    while done < total:
+        _wait_writable(stream_fd, stall_timeout_s, done, total)
+        try:
+            done += send(spool_fd, stream_fd, done, total - done)
+        except BlockingIOError:
+            continue
+        except OSError as error:
+            raise ImageWriteError("cannot write", path="-", errno=error.errno) from error
+        # Outside the try: what a progress callback raises is not ours to translate.
+        if progress:
+            progress(done, total)
 
 
 def _choose_send(mode: int) -> Send:

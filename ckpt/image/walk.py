@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ckpt.image.source import Source
 
 _KNOWN = frozenset(int(frame_type) for frame_type in FrameType)
+_LAST = frozenset({int(FrameType.TAIL), int(FrameType.ERROR)})
 
 
 def walk_frames(source: Source) -> Iterator[Frame]:
@@ -40,10 +41,7 @@ def walk_frames(source: Source) -> Iterator[Frame]:
         _check_order(source, frame)
         yield frame
         offset = frame.end
-        if frame.type in (FrameType.TAIL, FrameType.ERROR):
-            if offset != source.size:
-                what = f"{source.size - offset} bytes after the {type_name(frame.type)}"
-                raise ImageCorruptError(what, path=source.path, offset=offset)
+        if frame.type in _LAST:
             return
     what = f"more than {MAX_FRAMES} frames"
     raise ImageCorruptError(what, path=source.path, offset=offset)
@@ -84,6 +82,9 @@ def _check_type(source: Source, frame: Frame) -> None:
 
 
 def _check_order(source: Source, frame: Frame) -> None:
+    if frame.type in _LAST and frame.end != source.size:
+        what = f"{source.size - frame.end} bytes after the {type_name(frame.type)}"
+        raise ImageCorruptError(what, path=source.path, offset=frame.end)
     if frame.type == FrameType.HEADER and frame.offset:
         raise ImageCorruptError("a second header", path=source.path, offset=frame.offset)
     if frame.type == FrameType.PAGES and frame.payload_offset % PAGES_ALIGN:

@@ -153,8 +153,6 @@ class ImageWriter:
         try:
             self._finish(progress)
             self._output.publish(progress)
-        except OSError as error:
-            raise ImageWriteError("cannot write", path=self.path, errno=error.errno) from error
         finally:
             self._output.discard()
 
@@ -209,9 +207,16 @@ class ImageWriter:
         try:
             self._hash_pages(progress)
             self._write_tail()
-            os.ftruncate(self._output.fd, self._end)
+            self._cut()
         finally:
-            flush.wait()
+            flush.wait(self.path)
+
+    def _cut(self) -> None:
+        # `preallocate` may have taken more than was needed.
+        try:
+            os.ftruncate(self._output.fd, self._end)
+        except OSError as error:
+            raise ImageWriteError("cannot cut", path=self.path, errno=error.errno) from error
 
     def _objects(self) -> list[PageObject]:
         return sorted(self.pages.objects.values(), key=lambda item: item.file_offset)
@@ -219,10 +224,9 @@ class ImageWriter:
     def _hash_pages(self, progress: Progress | None) -> None:
         objects = self._objects()
         advance = Advance(sum(item.length_bytes for item in objects), progress)
-        buffer = bytearray(BUFFER_BYTES)
         fd = self._output.fd
         for item in objects:
-            digest = hash_range(fd, item.file_offset, item.length_bytes, buffer, advance)
+            digest = hash_range(fd, self.path, item.file_offset, item.length_bytes, advance)
             if digest is None:
                 raise ImageWriteError("pages are missing at the end of the file", path=self.path)
             head = FRAME.pack(FrameType.PAGES, 0, item.length_bytes, digest)
