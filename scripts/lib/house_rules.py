@@ -33,9 +33,11 @@ LAYERS = {
     "ckpt.cli": 6,
 }
 OUTPUTS = {"print", "sys.stdout", "sys.stderr"}
+# Bytes for another process, and questions about the stream, are not printing.
+NO_TEXT = {"buffer", "fileno", "isatty"}
 MAY_PRINT = {"ckpt.cli", "ckpt.__main__"}
 # A module of ckpt.objects that defines one of these is an object module; others are shared.
-OBJECT_PROTOCOL = {"RECORDS", "survey", "capture", "finish", "plan"}
+OBJECT_PROTOCOL = {"RECORDS", "survey", "plan"}
 
 
 def modules(root: Path) -> Iterator[tuple[str, Path]]:
@@ -70,9 +72,13 @@ def imported(tree: ast.AST, package: str) -> Iterator[tuple[int, str]]:
 
 
 def prints(tree: ast.AST) -> Iterator[int]:
-    """Yield the line of every use of print, sys.stdout and sys.stderr."""
+    """Yield the line of every use of print, sys.stdout and sys.stderr for text."""
+    attributes = [n for n in ast.walk(tree) if isinstance(n, ast.Attribute)]
+    no_text = {id(n.value) for n in attributes if n.attr in NO_TEXT}
     for node in ast.walk(tree):
-        if isinstance(node, ast.Name | ast.Attribute) and ast.unparse(node) in OUTPUTS:
+        if not isinstance(node, ast.Name | ast.Attribute) or id(node) in no_text:
+            continue
+        if ast.unparse(node) in OUTPUTS:
             yield node.lineno
 
 
