@@ -215,9 +215,7 @@ def peek_siginfo(tid: int, *, shared: bool) -> list[bytes]:
     buffer = ctypes.create_string_buffer(SIGINFO_BYTES * _PEEK_BATCH)
     while True:
         args = _PeekSiginfoArgs(len(found), 1 if shared else 0, _PEEK_BATCH)
-        count = _request(
-            Request.PEEKSIGINFO, tid, ctypes.addressof(args), ctypes.addressof(buffer)
-        )
+        count = _request(Request.PEEKSIGINFO, tid, ctypes.addressof(args), ctypes.addressof(buffer))
         raw = buffer.raw
         found += [raw[i * SIGINFO_BYTES : (i + 1) * SIGINFO_BYTES] for i in range(count)]
         if count < _PEEK_BATCH:
@@ -268,3 +266,15 @@ def get_seccomp_filter(tid: int, index: int) -> bytes:
     buffer = ctypes.create_string_buffer(count * 8)
     _request(Request.SECCOMP_GET_FILTER, tid, index, ctypes.addressof(buffer))
     return buffer.raw
+
+
+class _SeccompMetadata(ctypes.Structure):
+    _fields_ = (("filter_off", ctypes.c_uint64), ("flags", ctypes.c_uint64))
+
+
+def get_seccomp_flags(tid: int, index: int) -> int:
+    """Return the SECCOMP_FILTER_FLAG_* that filter `index` was installed with (LOG, so far)."""
+    data = _SeccompMetadata(index, 0)
+    size = ctypes.sizeof(data)
+    _request(Request.SECCOMP_GET_METADATA, tid, size, ctypes.addressof(data))
+    return int(data.flags)

@@ -13,10 +13,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from types import ModuleType
 
+    from ckpt.objects.base import Record
+
 MODULES = (
     "task",
+    "areas",
     "mm",
 )
+
+
+def record_types() -> tuple[type[Record], ...]:
+    """Return every record type, for decoding images."""
+    return tuple(kind for module in modules() for kind in getattr(module, "RECORDS", ()))
 
 
 @cache

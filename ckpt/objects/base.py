@@ -16,6 +16,7 @@ import; what all of them must know (which threads and processes there are) stand
 from __future__ import annotations
 
 import os
+import time
 from typing import TYPE_CHECKING, Any, NewType, Protocol, TypeVar
 
 import msgspec
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from ckpt.host.kernel_view import FileView, MmView, ProcessView, ThreadView
+    from ckpt.objects.maps_text import MapsLine
 
 Objref = NewType("Objref", int)
 """Names one kernel object of the image; 0 is none."""
@@ -131,6 +133,10 @@ class Process:
         self.file_views: dict[int, FileView] = {}
         self.before_views: dict[int, ThreadView] = {}
         """Thread views from just before the freeze: deadlines of blocked calls."""
+        self.frozen_ns = 0
+        """CLOCK_MONOTONIC of ours when the last thread had stopped."""
+        self.clock_offsets_ns: dict[int, int] = {}
+        """CLOCK_* -> that clock minus CLOCK_MONOTONIC, ours, at the freeze."""
 
     def path(self, name: str, tid: int | None = None) -> str:
         """Return the path of `name` below the /proc folder of a living thread, or of `tid`."""
@@ -147,6 +153,14 @@ class Process:
         finally:
             os.close(fd)
 
+    def clock_ns(self, clockid: int, monotonic_ns: int) -> int:
+        """Return what our clock `clockid` showed at a CLOCK_MONOTONIC time near the freeze."""
+        return monotonic_ns + self.clock_offsets_ns.get(clockid, 0)
+
+    def cpu_clock_ns(self, clockid: int, tid: int) -> int:
+        """Return what CPU clock `clockid`, as thread `tid` names it, shows now."""
+        return time.clock_gettime_ns(absolute_cpu_clock(clockid, self.tgid, tid))
+
     def getfd(self, target_fd: int) -> int:
         """Return our own copy of the target's descriptor (pidfd_getfd); the caller closes it."""
         from ckpt.host.syscalls import pidfd_getfd
@@ -160,6 +174,20 @@ class Process:
     def warn(self, where: str, what: str, hint: str = "") -> None:
         """Note something that will differ after a restore."""
         self.findings.append(Finding(where, what, hint, blocker=False))
+
+
+def absolute_cpu_clock(clockid: int, tgid: int, tid: int) -> int:
+    """Return the clock id by which anybody may read a CPU clock that a thread calls `clockid`.
+
+    Source: `include/linux/posix-timers_types.h`: ~pid << 3 | per-thread 4 | which clock.
+    """
+    if clockid == time.CLOCK_PROCESS_CPUTIME_ID:
+        return ~tgid << 3 | 2
+    if clockid == time.CLOCK_THREAD_CPUTIME_ID:
+        return ~tid << 3 | 6
+    if clockid < 0 and clockid >> 3 == ~0:
+        return ~(tid if clockid & 4 else tgid) << 3 | clockid & 7
+    return clockid
 
 
 R = TypeVar("R", bound=Record)
@@ -275,8 +303,26 @@ class Restorer(Protocol):
     def page_extents(self, ref: int) -> tuple[Any, int]:
         """Return (array('Q') of address, length pairs; file offset of the first byte)."""
 
-    def play(self, tid: int, calls: Sequence[Call]) -> list[int]:
+    def play(self, tid: int, calls: Iterable[Call]) -> list[int]:
         """Play calls on a stopped thread at once and return their results."""
+
+    def read_maps(self, tid: int) -> list[MapsLine]:
+        """Return the areas that a restored task has now."""
+
+    def find_hole(self, size: int) -> int:
+        """Return an address where neither the target nor the task has anything."""
+
+    def rearm(self, tid: int, call: Any, remaining_ns: int | None) -> None:
+        """Make `call` (`ckpt.arch.x86_64.rearm.Rearm`) with a stop pending; keep its result."""
+
+    def park(self, tid: int, regs: Any, xstate: bytes) -> None:
+        """Load final registers into a thread, in the trap."""
+
+    def unmap_tape(self, tid: int) -> None:
+        """Unmap the tape region by one stepped call of `tid`."""
+
+    def end_thread(self, tid: int) -> None:
+        """Let `tid` exit while other threads of its process stay."""
 
 
 def raise_blockers(findings: Iterable[Finding], what: str) -> None:

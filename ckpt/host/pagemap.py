@@ -1,0 +1,100 @@
+"""Which pages of a process hold something of their own: PAGEMAP_SCAN, one call for all memory.
+
+Source: `include/uapi/linux/fs.h` (struct pm_scan_arg, 96 bytes; struct page_region, 24 bytes) and
+`fs/proc/task_mmu.c`, kernel 6.18.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import operator
+from array import array
+from typing import Final
+
+PAGE_IS_FILE: Final = 1 << 2
+PAGE_IS_PRESENT: Final = 1 << 3
+PAGE_IS_SWAPPED: Final = 1 << 4
+PAGE_IS_PFNZERO: Final = 1 << 5
+PAGE_IS_HUGE: Final = 1 << 6
+PAGE_IS_GUARD: Final = 1 << 8
+
+_PAGEMAP_SCAN: Final = 0xC0606610
+"""_IOWR('f', 16, struct pm_scan_arg)"""
+_REGION_WORDS: Final = 3
+_REGIONS: Final = 65536
+ADDRESS_END: Final = (1 << 47) - 4096
+"""TASK_SIZE_MAX of 4-level paging; targets above it are found by passing another end."""
+
+
+class PmScanArg(ctypes.Structure):
+    """struct pm_scan_arg."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_uint64)
+        for name in (
+            *("size", "flags", "start", "end", "walk_end", "vec", "vec_len", "max_pages"),
+            *("category_inverted", "category_mask", "category_anyof_mask", "return_mask"),
+        )
+    )
+
+
+def scan_pages(
+    pagemap_fd: int,
+    *,
+    inverted: int,
+    mask: int,
+    anyof: int,
+    start: int = 0,
+    end: int = ADDRESS_END,
+) -> array[int]:
+    """Return extents, (address, length) pairs, of the pages whose categories match.
+
+    A page matches when `(categories ^ inverted)` has all of `mask` and some of `anyof` (0: any).
+
+    Raises:
+        OSError: ENOTTY on kernels without PAGEMAP_SCAN.
+    """
+    vector = array("Q", bytes(8 * _REGION_WORDS * _REGIONS))
+    address, _ = vector.buffer_info()
+    arg = PmScanArg(ctypes.sizeof(PmScanArg), 0, start, end, 0, address, _REGIONS, 0)
+    arg.category_inverted, arg.category_mask, arg.category_anyof_mask = inverted, mask, anyof
+    starts, lengths = array("Q"), array("Q")
+    while arg.start < end:
+        count = fcntl.ioctl(pagemap_fd, _PAGEMAP_SCAN, arg)
+        words = vector[: count * _REGION_WORDS]
+        starts.extend(words[0::_REGION_WORDS])
+        lengths.extend(map(operator.sub, words[1::_REGION_WORDS], words[0::_REGION_WORDS]))
+        if arg.walk_end <= arg.start:
+            break
+        arg.start = arg.walk_end
+    extents = array("Q", bytes(16 * len(starts)))
+    extents[0::2], extents[1::2] = starts, lengths
+    return extents
+
+
+def scan_own_pages(pagemap_fd: int, skip: list[tuple[int, int]]) -> array[int]:
+    """Return extents of private pages with content: present or swapped, not file, not zero page.
+
+    `skip` are sorted (start, end) ranges that are not looked at: vvar pages cannot be read.
+    """
+    wanted = PAGE_IS_FILE | PAGE_IS_PFNZERO
+    found = array("Q")
+    start = 0
+    for low, high in [*skip, (ADDRESS_END, ADDRESS_END)]:
+        if start < low:
+            found += scan_pages(
+                pagemap_fd,
+                inverted=wanted,
+                mask=wanted,
+                anyof=PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
+                start=start,
+                end=low,
+            )
+        start = max(start, high)
+    return found
+
+
+def scan_guard_pages(pagemap_fd: int) -> array[int]:
+    """Return extents of pages marked by MADV_GUARD_INSTALL."""
+    return scan_pages(pagemap_fd, inverted=0, mask=PAGE_IS_GUARD, anyof=0)

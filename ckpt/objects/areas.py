@@ -1,0 +1,400 @@
+"""Memory areas: what is mapped where, the pages that hold something, and the files behind areas.
+
+Owns the layout of an mm. The fields of struct mm_struct are `mm.py`'s, the content of deleted and
+memory-only files is `file_kinds.inode`'s.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
+
+from ckpt.host import pagemap
+from ckpt.objects import mapped_files
+from ckpt.objects.base import Plain, Record
+from ckpt.objects.mapped_files import MappedFile
+from ckpt.objects.maps_text import MapsLine, parse_maps, parse_smaps
+from ckpt.objects.passing import SendFds, batches, close_call, lowest_free, receive_call
+from ckpt.objects.steps import (
+    Blob,
+    Call,
+    Token,
+    born,
+    c_string,
+    memory_filled,
+    memory_mapped,
+)
+from ckpt.objects.vma_flags import IGNORED, Vm
+
+if TYPE_CHECKING:
+    from array import array
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from ckpt.errors import Finding
+    from ckpt.objects.base import Builder, Options, Process, Records, Restorer
+
+SYS_MMAP, SYS_MPROTECT, SYS_MUNMAP, SYS_MREMAP, SYS_MADVISE = 9, 10, 11, 25, 28
+SYS_PREADV, SYS_MLOCK2, SYS_PKEY_MPROTECT, SYS_MSEAL, SYS_PRCTL = 295, 325, 329, 462, 157
+PR_SET_VMA, PR_SET_VMA_ANON_NAME = 0x53564D41, 0
+
+MAP_SHARED, MAP_PRIVATE, MAP_DROPPABLE, MAP_ANONYMOUS = 0x1, 0x2, 0x8, 0x20
+MAP_GROWSDOWN, MAP_NORESERVE, MAP_HUGETLB, MAP_SYNC = 0x100, 0x4000, 0x40000, 0x80000
+MAP_FIXED_NOREPLACE: Final = 0x100000
+_HUGE_SHIFT: Final = 26
+
+_ADVICE: Final = {
+    Vm.RAND_READ: 1,
+    Vm.SEQ_READ: 2,
+    Vm.DONTCOPY: 10,
+    Vm.MERGEABLE: 12,
+    Vm.HUGEPAGE: 14,
+    Vm.NOHUGEPAGE: 15,
+    Vm.DONTDUMP: 16,
+    Vm.WIPEONFORK: 18,
+}
+"""Flag -> MADV_* that sets it; `include/uapi/asm-generic/mman-common.h`."""
+_MADV_GUARD_INSTALL: Final = 102
+_MLOCK_ONFAULT: Final = 1
+_IOV_MAX: Final = 1024
+_MAX_RW_COUNT: Final = 0x7FFF_F000
+
+SPECIAL: Final = (b"[vdso]", b"[vvar]", b"[vvar_vclock]", b"[vsyscall]", b"[vectors]")
+
+_UNREADABLE: Final = (b"[vvar]", b"[vvar_vclock]")
+
+
+class Area(Plain, array_like=True):
+    """One struct vm_area_struct."""
+
+    start: int
+    end: int
+    flags: int
+    """`vma_flags.Vm`"""
+    offset: int
+    """Of the file, in bytes; 0 for anonymous memory."""
+    file: int = -1
+    """Index in `AreasRecord.files`; -1: no file."""
+    pkey: int = 0
+    page_kib: int = 4
+    anon_name: bytes = b""
+    special: bytes = b""
+    """`[vdso]` and its like, which the kernel maps."""
+    policy: str = ""
+    """NUMA policy as numa_maps shows it, when it is not the task's."""
+
+    @property
+    def prot(self) -> int:
+        """PROT_* of the area: the same three bits as VM_READ, VM_WRITE, VM_EXEC."""
+        return self.flags & 7
+
+
+class AreasRecord(Record, tag="areas"):
+    """The layout of one mm; pages of its own are stored under the same objref."""
+
+    VOLATILE: ClassVar[frozenset[str]] = frozenset()
+
+    ref: int
+    areas: list[Area]
+    files: list[MappedFile]
+    guards: list[tuple[int, int]]
+    """(start, length) of ranges made inaccessible by MADV_GUARD_INSTALL."""
+
+
+RECORDS = (AreasRecord,)
+
+
+class _Raw(NamedTuple):
+    lines: list[MapsLine]
+    smaps: bytes
+    numa: bytes
+    files: mapped_files.Capture
+    guards: array[int]
+
+
+def capture(process: Process) -> _Raw:
+    """Read the layout, copy every page that holds something of its own."""
+    lines = parse_maps(process.read("maps"))
+    files = mapped_files.capture(process, lines)
+    ref = process.identities.ref("mm", process.tgid)
+    pagemap_fd = os.open(process.path("pagemap"), os.O_RDONLY | os.O_CLOEXEC)
+    mem_fd = os.open(process.path("mem"), os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        skip = [(line.start, line.end) for line in lines if line.name in _UNREADABLE]
+        extents = pagemap.scan_own_pages(pagemap_fd, skip)
+        guards = pagemap.scan_guard_pages(pagemap_fd)
+        if process.sink is not None:
+            process.sink.store(ref, mem_fd, extents)
+    finally:
+        os.close(pagemap_fd)
+        os.close(mem_fd)
+    return _Raw(lines, process.read("smaps"), b"", files, guards)
+
+
+def finish(raw: _Raw, process: Process) -> Iterator[Record]:
+    """Make the record from what was read."""
+    smaps = parse_smaps(raw.smaps)
+    areas = []
+    for line in raw.lines:
+        if line.name == b"[vsyscall]":
+            continue
+        entry = smaps[line.start]
+        named = line.name.startswith((b"[anon:", b"[anon_shmem:"))
+        areas.append(
+            Area(
+                line.start,
+                line.end,
+                entry.flags & ~IGNORED,
+                line.offset if line.inode else 0,
+                raw.files.index_of(line),
+                entry.pkey,
+                entry.page_kib,
+                line.name.partition(b":")[2][:-1] if named else b"",
+                line.name if line.name in SPECIAL else b"",
+            )
+        )
+    guards = [(raw.guards[i], raw.guards[i + 1]) for i in range(0, len(raw.guards), 2)]
+    yield AreasRecord(
+        ref=process.identities.ref("mm", process.tgid),
+        areas=areas,
+        files=raw.files.files,
+        guards=guards,
+    )
+
+
+def preflight(records: Records, _options: Options) -> Iterable[Finding]:
+    """Find what has become of the mapped files."""
+    for record in records.of(AreasRecord):
+        private = {area.file for area in record.areas if not area.flags & Vm.MAYSHARE}
+        files = [file for index, file in enumerate(record.files) if index in private]
+        yield from mapped_files.check_unchanged(files)
+
+
+def used_ranges(records: Records) -> Iterator[tuple[int, int]]:
+    """Yield (start, end) of everything the target maps: the tape must lie elsewhere."""
+    for record in records.of(AreasRecord):
+        for area in record.areas:
+            yield area.start, area.end
+
+
+def plan(records: Records, build: Builder) -> None:
+    """Map everything, fill it, then set what must wait for the content."""
+    layouts = {record.ref: record for record in records.of(AreasRecord)}
+    for process in records.processes:
+        _plan_process(process.tgid, layouts[process.mm], build)
+
+
+def _plan_process(tgid: int, record: AreasRecord, build: Builder) -> None:
+    anonymous = [area for area in record.areas if area.file < 0 and not area.special]
+    special = [area for area in record.areas if area.special]
+    moved = Token("vdso", tgid)
+    build.ptrace(
+        tgid,
+        MoveSpecial(tgid, special),
+        "move vdso and vvar",
+        needs=(born(tgid),),
+        provides=(moved,),
+    )
+    build.tape(
+        tgid,
+        [_mmap_call(area, -1) for area in anonymous],
+        "map anonymous memory",
+        needs=(moved,),
+        provides=(memory_mapped(tgid),),
+    )
+    _plan_file_areas(tgid, record, build, moved)
+    filled = Token("pages", record.ref)
+    build.ptrace(
+        tgid,
+        FillPages(tgid, record.ref, build.socket_fd),
+        "read pages",
+        needs=(memory_mapped(tgid),),
+        provides=(filled,),
+    )
+    build.tape(
+        tgid,
+        list(_finishing_calls(record)),
+        "set protections and advice",
+        needs=(filled,),
+        provides=(memory_filled(tgid),),
+    )
+
+
+def _plan_file_areas(tgid: int, record: AreasRecord, build: Builder, moved: Token) -> None:
+    by_file: dict[str, list[Area]] = {}
+    for area in record.areas:
+        if area.file >= 0:
+            by_file.setdefault(f"map:{record.ref}:{area.file}", []).append(area)
+    for index, file in enumerate(record.files):
+        key = f"map:{record.ref}:{index}"
+        if key in by_file:
+            mapped_files.plan_open(file, key, by_file[key], build)
+    previous = moved
+    for number, keys in enumerate(batches(by_file)):
+        sent = Token(f"sent:{record.ref}:{number}")
+        build.host_step(
+            SendFds(keys),
+            "pass mapped files",
+            needs=tuple(Token(f"opened:{key}") for key in keys),
+            after=(previous,),
+            provides=(sent,),
+        )
+        numbers = dict(zip(keys, lowest_free({build.socket_fd}), strict=False))
+        calls = [receive_call(build.socket_fd, len(keys))]
+        calls += [_mmap_call(area, numbers[key]) for key in keys for area in by_file[key]]
+        calls += [close_call(number) for number in numbers.values()]
+        previous = Token(f"mapped:{record.ref}:{number}")
+        build.tape(
+            tgid,
+            calls,
+            "map files",
+            needs=(sent,),
+            provides=(previous, memory_mapped(tgid)),
+        )
+
+
+def _mmap_call(area: Area, fd: int) -> Call:
+    """Map one area; writable for now when pages may have to be read into it."""
+    flags = MAP_FIXED_NOREPLACE
+    flags |= MAP_SHARED if area.flags & Vm.MAYSHARE else MAP_PRIVATE
+    prot = area.prot if area.flags & Vm.MAYSHARE else area.prot | Vm.WRITE
+    if fd < 0:
+        flags |= MAP_ANONYMOUS
+    for vm, flag in (
+        (Vm.GROWSDOWN, MAP_GROWSDOWN),
+        (Vm.NORESERVE, MAP_NORESERVE),
+        (Vm.SYNC, MAP_SYNC),
+    ):
+        if area.flags & vm:
+            flags |= flag
+    if area.flags & Vm.DROPPABLE:
+        flags = flags & ~MAP_PRIVATE | MAP_DROPPABLE
+    if area.flags & Vm.HUGETLB:
+        flags |= MAP_HUGETLB | (area.page_kib * 1024).bit_length() - 1 << _HUGE_SHIFT
+    if area.prot == 0 and fd < 0 and not area.flags & Vm.ACCOUNT:
+        # A reservation of terabytes must not be charged, not even for a moment.
+        flags |= MAP_NORESERVE
+    size = area.end - area.start
+    return Call(SYS_MMAP, (area.start, size, int(prot), int(flags), fd, area.offset), area.start)
+
+
+def _finishing_calls(record: AreasRecord) -> Iterator[Call]:
+    for area in record.areas:
+        if not area.special:
+            yield from _finish_area(area)
+    for start, length in record.guards:
+        yield Call(SYS_MADVISE, (start, length, _MADV_GUARD_INSTALL))
+    for area in record.areas:
+        if area.flags & Vm.SEALED and not area.special:
+            yield Call(SYS_MSEAL, (area.start, area.end - area.start, 0))
+
+
+def _finish_area(area: Area) -> Iterator[Call]:
+    size = area.end - area.start
+    if area.anon_name:
+        name = c_string(area.anon_name)
+        yield Call(SYS_PRCTL, (PR_SET_VMA, PR_SET_VMA_ANON_NAME, area.start, size, name))
+    for flag, advice in _ADVICE.items():
+        if area.flags & flag and not (area.flags & Vm.DROPPABLE and flag == Vm.WIPEONFORK):
+            yield Call(SYS_MADVISE, (area.start, size, advice))
+    if area.pkey:
+        yield Call(SYS_PKEY_MPROTECT, (area.start, size, area.prot, area.pkey))
+    elif not area.flags & Vm.MAYSHARE and not area.flags & Vm.WRITE:
+        yield Call(SYS_MPROTECT, (area.start, size, area.prot))
+    if area.flags & Vm.LOCKED:
+        onfault = _MLOCK_ONFAULT if area.flags & Vm.LOCKONFAULT else 0
+        yield Call(SYS_MLOCK2, (area.start, size, onfault))
+
+
+class MoveSpecial:
+    """Move the seed's vdso and vvar to where the target had them, or unmap them."""
+
+    def __init__(self, tid: int, areas: Sequence[Area]) -> None:
+        self.tid = tid
+        self.areas = {area.special: (area.start, area.end) for area in areas}
+
+    def perform(self, restorer: Restorer) -> None:
+        """Go by way of a free place when old and new overlap."""
+        now = {
+            line.name: (line.start, line.end)
+            for line in restorer.read_maps(self.tid)
+            if line.name in SPECIAL and line.name != b"[vsyscall]"
+        }
+        gone = [span for name, span in now.items() if name not in self.areas]
+        restorer.play(self.tid, [Call(SYS_MUNMAP, (low, high - low)) for low, high in gone])
+        moves = {name: now[name] for name in self.areas if name in now}
+        if all(moves[name] == self.areas[name] for name in moves):
+            return
+        spare = restorer.find_hole(sum(high - low for low, high in moves.values()))
+        calls: list[Call] = []
+        for name, (low, high) in sorted(moves.items(), key=lambda item: item[1]):
+            calls.append(_move_call(low, high - low, spare))
+            moves[name] = (spare, spare + high - low)
+            spare += high - low
+        for name, (low, high) in moves.items():
+            calls.append(_move_call(low, high - low, self.areas[name][0]))
+        restorer.play(self.tid, calls)
+
+    def describe(self) -> str:
+        """Return one line for `--dry-run`."""
+        shown = (f"{name.decode()} at {low:#x}" for name, (low, _) in self.areas.items())
+        return f"move {', '.join(shown)}"
+
+
+def _move_call(start: int, size: int, to: int) -> Call:
+    maymove_fixed = 3
+    return Call(SYS_MREMAP, (start, size, size, maymove_fixed, to), to)
+
+
+class FillPages:
+    """Let the task read its pages from the image, each extent straight to its place."""
+
+    def __init__(self, tid: int, ref: int, socket_fd: int) -> None:
+        self.tid = tid
+        self.ref = ref
+        self.socket_fd = socket_fd
+
+    def perform(self, restorer: Restorer) -> None:
+        """Pass the image, play the reads, close it again."""
+        extents, offset = restorer.page_extents(self.ref)
+        if not extents:
+            return
+        restorer.send_fds([restorer.image_fd])
+        fd = next(lowest_free({self.socket_fd}))
+        calls = [receive_call(self.socket_fd, 1)]
+        calls += build_reads(fd, extents, offset)
+        calls.append(close_call(fd))
+        restorer.play(self.tid, calls)
+
+    def describe(self) -> str:
+        """Return one line for `--dry-run`."""
+        return f"preadv every page of object {self.ref} from the image"
+
+
+def build_reads(fd: int, extents: array[int], offset: int) -> Iterator[Call]:
+    """Yield preadv calls that spread consecutive file bytes over the extents."""
+    for batch in _read_batches(extents):
+        size = sum(batch[1::2])
+        iovec = Blob(batch.tobytes())
+        yield Call(SYS_PREADV, (fd, iovec, len(batch) // 2, offset, 0), size)
+        offset += size
+
+
+def _read_batches(extents: array[int]) -> Iterator[array[int]]:
+    """Split extents so that no call has more than IOV_MAX of them or MAX_RW_COUNT bytes."""
+    for i in range(0, len(extents), 2 * _IOV_MAX):
+        batch = extents[i : i + 2 * _IOV_MAX]
+        if sum(batch[1::2]) <= _MAX_RW_COUNT:
+            yield batch
+        else:
+            yield from _read_pieces(batch)
+
+
+def _read_pieces(batch: Iterable[int]) -> Iterator[array[int]]:
+    from array import array
+
+    items = iter(batch)
+    for start, length in zip(items, items, strict=True):
+        while length:
+            part = min(length, _MAX_RW_COUNT & -4096)
+            yield array("Q", (start, part))
+            start, length = start + part, length - part

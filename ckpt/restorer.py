@@ -1,0 +1,262 @@
+"""The restorer: carries out the steps of a plan on the seed, and commits.
+
+Everything that it creates dies with it (EXITKILL) until `commit`.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import signal
+import socket
+from typing import TYPE_CHECKING, Any
+
+from ckpt.arch.x86_64 import machine_code
+from ckpt.arch.x86_64.regs import REG_NAMES, X86Regs, encode_regs, parse_regs, signed, unsigned
+from ckpt.errors import CkptError, RestoreError
+from ckpt.host import ptrace, seed, trap
+from ckpt.objects import modules
+from ckpt.objects.maps_text import MapsLine, parse_maps
+from ckpt.objects.steps import Call, Executor, Step
+from ckpt.tape import CODE_BYTES, DATA_BYTES, REGION_BYTES, Player
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from ckpt.arch.x86_64.rearm import Rearm
+    from ckpt.image.reader import ImageFile
+    from ckpt.objects.base import Options, Records
+    from ckpt.plan import Plan
+
+_SYS_MUNMAP, _SYS_DUP3, _SYS_CLOSE_RANGE, _SYS_EXIT = 11, 292, 436, 60
+_PAGE = 4096
+_LOWEST = 0x10000
+_HIGHEST = (1 << 47) - (1 << 24)
+_ALL_SIGNALS = (1 << 64) - 1
+
+
+class Restorer:
+    """One process being restored."""
+
+    def __init__(self, image: ImageFile, records: Records, plan: Plan) -> None:
+        self.image = image
+        self.image_fd = image.fd
+        self.records = records
+        self.plan = plan
+        self.root_tid = records.processes[0].tgid
+        self.fds: dict[str, int] = {}
+        self._socket: socket.socket | None = None
+        self._player: Player | None = None
+        self._results: dict[int, int] = {}
+        self._used = sorted(
+            span
+            for module in modules()
+            if hasattr(module, "used_ranges")
+            for span in module.used_ranges(records)
+        )
+        self._traced: list[int] = []
+        self._trapped: set[int] = set()
+
+    def __enter__(self) -> Restorer:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._kill()
+        for key in list(self.fds):
+            self.close_fd(key)
+        if self._socket is not None:
+            self._socket.close()
+        if self._player is not None:
+            self._player.close()
+
+    # Creation
+
+    def start(self) -> None:
+        """Create the root task, with its pid, and give it a tape and a socket to us."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket = ours
+        region = self._find_free(REGION_BYTES + _PAGE, self._used)
+        page = region + REGION_BYTES
+        with theirs:
+            self._traced.append(self.root_tid)
+            seed.spawn_seed(self.root_tid, page, theirs.fileno())
+            received = theirs.fileno()
+        ptrace.set_sigmask(self.root_tid, _ALL_SIGNALS)
+        template = ptrace.get_regset(self.root_tid, ptrace.NT_PRSTATUS, 216)
+        seed.map_region(self.root_tid, page, region, CODE_BYTES, DATA_BYTES)
+        self._player = Player(self.root_tid, region, template)
+        self._player.write_code()
+        self._leave_only_tape(received)
+
+    def _leave_only_tape(self, received: int) -> None:
+        """Unmap the seed and its stack, and close every descriptor but the socket."""
+        socket_fd = self.plan.socket_fd
+        calls = []
+        if received != socket_fd:
+            calls.append(Call(_SYS_DUP3, (received, socket_fd, 0), socket_fd))
+        calls.append(Call(_SYS_CLOSE_RANGE, (0, socket_fd - 1, 0)))
+        calls.append(Call(_SYS_CLOSE_RANGE, (socket_fd + 1, 0xFFFF_FFFF, 0)))
+        region = self._player.region  # type: ignore[union-attr]
+        calls += [
+            Call(_SYS_MUNMAP, (line.start, line.end - line.start))
+            for line in self.read_maps(self.root_tid)
+            if not region <= line.start < region + REGION_BYTES
+            and not line.name.startswith((b"[vdso]", b"[vvar", b"[vsyscall]"))
+        ]
+        self.play(self.root_tid, calls)
+
+    # What actions use
+
+    def proc_path(self, tid: int, name: str) -> str:
+        """Return the path of a /proc file of a restored thread."""
+        return f"/proc/{self.root_tid}/task/{tid}/{name}"
+
+    def read_maps(self, tid: int) -> list[MapsLine]:
+        """Return the areas that a restored task has now."""
+        with open(self.proc_path(tid, "maps"), "rb") as text:
+            return parse_maps(text.read())
+
+    def find_hole(self, size: int) -> int:
+        """Return an address where neither the target nor the task has anything."""
+        now = [(line.start, line.end) for line in self.read_maps(self.root_tid)]
+        return self._find_free(size, sorted([*self._used, *now]))
+
+    @staticmethod
+    def _find_free(size: int, used: Sequence[tuple[int, int]]) -> int:
+        start = _LOWEST
+        for low, high in used:
+            if low - start >= size:
+                return start
+            start = max(start, high)
+        if _HIGHEST - start >= size:
+            return start
+        raise RestoreError("the target leaves no room in its address space for the tape")
+
+    def page_extents(self, ref: int) -> tuple[Any, int]:
+        """Return (array('Q') of address, length pairs; file offset of the first byte)."""
+        if ref not in self.image.pages:
+            return array.array("Q"), 0
+        return self.image.page_extents(ref)
+
+    def send_fds(self, fds: Sequence[int]) -> None:
+        """Send one SCM_RIGHTS message of at most 253 descriptors to the root task."""
+        assert self._socket is not None
+        socket.send_fds(self._socket, [b"f"], list(fds))
+
+    def close_fd(self, key: str) -> None:
+        """Close and forget our descriptor of this key."""
+        os.close(self.fds.pop(key))
+
+    def play(self, tid: int, calls: Iterable[Call], why: str = "restore") -> list[int]:
+        """Play calls on a stopped thread at once and return their results."""
+        assert self._player is not None
+        results = self._player.play(tid, list(calls), why)
+        self._traced += self._player.born
+        self._player.born.clear()
+        return results
+
+    def rearm(self, tid: int, call: Rearm, remaining_ns: int | None) -> None:
+        """Make `call` with a stop pending; keep its result for the thread's registers."""
+        assert self._player is not None
+        player = self._player
+        args, content = call.fill(player.data, remaining_ns or 0)
+        if content:
+            player.write_memory(player.data, content)
+        int80 = call.entry.value == "int80"
+        offset = machine_code.TAPE_INT80 if int80 else machine_code.TAPE_SYSCALL
+        names = (
+            ("rbx", "rcx", "rdx", "rsi", "rdi", "rbp")
+            if int80
+            else ("rdi", "rsi", "rdx", "r10", "r8", "r9")
+        )
+        loaded = dict(zip(names, args, strict=True))
+        trap.enter_call(tid, player.regs_for(player.region + offset, rax=call.nr, **loaded))
+        trap.finish_call_interrupted(tid)
+        after = parse_regs(ptrace.get_regset(tid, ptrace.NT_PRSTATUS, 216))
+        self._results[tid] = signed(after.rax)
+
+    def park(self, tid: int, regs: X86Regs, xstate: bytes) -> None:
+        """Load final registers into a thread, in the trap."""
+        trap.reach_trap(tid)
+        ptrace.set_regset(tid, ptrace.NT_X86_XSTATE, xstate)
+        content = encode_regs(regs)
+        result = self._results.get(tid)
+        if result is not None and result != signed(regs.rax):
+            content = self._with_result(regs, result)
+        ptrace.set_regset(tid, ptrace.NT_PRSTATUS, content)
+        self._trapped.add(tid)
+
+    @staticmethod
+    def _with_result(regs: X86Regs, result: int) -> bytes:
+        """Return registers of a call that is over: what it returned, and no restart."""
+        words = dict(zip(REG_NAMES, (getattr(regs, name) for name in REG_NAMES), strict=True))
+        words["rax"], words["orig_rax"] = unsigned(result), unsigned(-1)
+        return encode_regs(X86Regs(**words))
+
+    def unmap_tape(self, tid: int) -> None:
+        """Unmap the tape region by one stepped call of `tid`."""
+        assert self._player is not None
+        player = self._player
+        address = player.region + machine_code.TAPE_SYSCALL
+        regs = player.regs_for(address, rax=_SYS_MUNMAP, rdi=player.region, rsi=REGION_BYTES)
+        trap.enter_call(tid, regs)
+        trap.finish_call(tid)
+        after = parse_regs(ptrace.get_regset(tid, ptrace.NT_PRSTATUS, 216))
+        if after.rax:
+            raise RestoreError("the tape cannot be unmapped", errno=-signed(after.rax))
+
+    def end_thread(self, tid: int) -> None:
+        """Let `tid` exit while other threads of its process stay."""
+        assert self._player is not None
+        address = self._player.region + machine_code.TAPE_SYSCALL
+        ptrace.set_regset(
+            tid, ptrace.NT_PRSTATUS, self._player.regs_for(address, rax=_SYS_EXIT, rdi=0)
+        )
+        ptrace.resume(tid)
+        self._traced.remove(tid)
+
+    # The plan
+
+    def carry_out(self, run: Sequence[Step]) -> None:
+        """Carry out one run of steps: tape steps of one thread, or a single action."""
+        first = run[0]
+        if first.executor is Executor.TAPE:
+            why = first.why if len(run) == 1 else f"{first.why} ... {run[-1].why}"
+            self.play(first.tid, [call for step in run for call in step.calls], why)
+            return
+        assert first.action is not None
+        try:
+            first.action.perform(self)
+        except CkptError:
+            raise
+        except OSError as error:
+            raise RestoreError(
+                f"{first.why} ({first.action.describe()}) failed: {error}",
+                where=f"tid {first.tid}" if first.tid else "",
+                errno=error.errno,
+            ) from error
+
+    def commit(self, options: Options) -> None:
+        """Let everything run: from here on the process does not depend on us."""
+        if options.stopped:
+            os.kill(self.root_tid, signal.SIGSTOP)
+        for tid in self._traced:
+            ptrace.set_options(tid, 0)
+        for tid in self._traced:
+            ptrace.detach(tid)
+        self._traced.clear()
+
+    def _kill(self) -> None:
+        """End whatever was created and not committed."""
+        if not self._traced:
+            return
+        try:
+            os.kill(self.root_tid, signal.SIGKILL)
+        except ProcessLookupError:
+            return
+        for tid in [*self._traced[1:], self.root_tid]:
+            try:
+                while ptrace.wait_stop(tid).exit_status is None:  # type: ignore[union-attr]
+                    pass
+            except ChildProcessError:
+                continue

@@ -1,0 +1,136 @@
+"""The order of a snapshot's steps. What each step does is the business of the modules it calls."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ckpt import target
+from ckpt.freeze import Frozen
+from ckpt.image.header import Clocks, Header
+from ckpt.image.writer import ImageWriter
+from ckpt.objects import modules
+from ckpt.objects.base import Options, Process, raise_blockers
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from ckpt.errors import Finding
+
+_CLOCKS = (time.CLOCK_REALTIME, time.CLOCK_MONOTONIC, time.CLOCK_BOOTTIME, time.CLOCK_TAI)
+_ALARM_CLOCKS = {8: time.CLOCK_REALTIME, 9: time.CLOCK_BOOTTIME}
+"""CLOCK_REALTIME_ALARM and CLOCK_BOOTTIME_ALARM read like the clocks that they wake up for."""
+
+
+class SnapshotResult(NamedTuple):
+    """What a snapshot did."""
+
+    pid: int
+    image: str
+    image_bytes: int
+    frozen_s: float
+    wall_s: float
+    sources: dict[str, list[str]]
+    """What was learned by "bpf", "ptrace" and "proc"."""
+    warnings: list[Finding]
+    threads: int
+
+
+def snapshot(pid: int, output: str | int | None = None, options: Options | None = None) -> Any:
+    """Write an image of process `pid`; then kill it, unless `options` say otherwise.
+
+    `output` is a path (default `PID.ckpt`), or a descriptor that the image is streamed to.
+
+    Raises:
+        CkptError: nothing was written and the target runs on as before.
+    """
+    options = options or Options()
+    started = time.monotonic()
+    process = target.examine(pid, options)
+    try:
+        findings = target.survey(process)
+        raise_blockers(findings, f"process {pid} cannot be snapshotted")
+        with _open_writer(pid, output, options) as writer:
+            return _take(process, writer, options, started)
+    finally:
+        os.close(process.pidfd)
+
+
+def _open_writer(pid: int, output: str | int | None, options: Options) -> ImageWriter:
+    if isinstance(output, int):
+        return ImageWriter.to_stream(output, options.timeout_s)
+    return ImageWriter.create(output or f"{pid}.ckpt")
+
+
+def _take(
+    process: Process, writer: ImageWriter, options: Options, started: float
+) -> SnapshotResult:
+    process.sink = writer.pages
+    with Frozen(process, options.timeout_s) as frozen:
+        target.observe_frozen(process)
+        raws = capture(process)
+        clocks = read_clocks(process)
+        if options.leave_running:
+            frozen.thaw()
+        frozen_s = time.monotonic() - frozen.interrupted_at_ns / 1e9
+        _write(process, raws, clocks, writer)
+        if options.leave_running:
+            pass
+        else:
+            frozen.kill()
+    return SnapshotResult(
+        process.tgid,
+        writer.path,
+        0,
+        frozen_s,
+        time.monotonic() - started,
+        {},
+        [finding for finding in process.findings if not finding.blocker],
+        len(process.tids),
+    )
+
+
+def capture(process: Process) -> list[tuple[ModuleType, Any]]:
+    """Let every object module read its part of the frozen process.
+
+    Raises:
+        RefusedError: something is there now that the survey had not seen.
+    """
+    raws = [(module, module.capture(process)) for module in modules() if hasattr(module, "capture")]
+    raise_blockers(process.findings, f"process {process.tgid} changed meanwhile")
+    return raws
+
+
+def read_clocks(process: Process) -> Clocks:
+    """Return the clocks of the freeze, as the target sees them; fill `process.clock_offsets_ns`."""
+    process.frozen_ns = time.monotonic_ns()
+    for clock in _CLOCKS:
+        process.clock_offsets_ns[clock] = time.clock_gettime_ns(clock) - time.monotonic_ns()
+    for clock, base in _ALARM_CLOCKS.items():
+        process.clock_offsets_ns[clock] = process.clock_offsets_ns[base]
+    return Clocks(
+        monotonic_ns=process.frozen_ns,
+        boottime_ns=process.clock_ns(time.CLOCK_BOOTTIME, process.frozen_ns),
+        realtime_ns=process.clock_ns(time.CLOCK_REALTIME, process.frozen_ns),
+    )
+
+
+def _write(process: Process, raws: list[tuple[Any, Any]], clocks: Clocks, writer: Any) -> None:
+    names = os.uname()
+    writer.write_header(
+        Header(
+            arch="x86_64",
+            page_size=os.sysconf("SC_PAGE_SIZE"),
+            kernel_release=names.release,
+            kernel_version=names.version,
+            machine=names.machine,
+            vdso_hash="",
+            boot_id="",
+            clocks=clocks,
+        )
+    )
+    for module, raw in raws:
+        if hasattr(module, "finish"):
+            writer.write_records(module.finish(raw, process))
+    writer.commit()
