@@ -36,9 +36,10 @@ from ckpt.image.format import (
     gap_before_pages,
     padding_bytes,
 )
+from ckpt.image.gather import BUFFER_BYTES
 from ckpt.image.header import Header, encode_header
 from ckpt.image.output import FileOutput, StreamOutput
-from ckpt.image.sink import BUFFER_BYTES, Advance, PageSink, hash_range, write_all
+from ckpt.image.sink import Advance, PageSink, hash_range, write_all
 from ckpt.image.tail import PageObject, build_tail
 
 if TYPE_CHECKING:
@@ -148,8 +149,9 @@ class ImageWriter:
         Call it after the thaw: it reads all pages back, and waits for the disk or the stream's
         reader. On any failure nothing is left behind; ImageWriteError says why.
         """
-        if not self._front or not self.pages.is_complete():
-            raise ValueError("commit without header, or with pages begun and not ended")
+        if not self._front:
+            raise ValueError("commit without header")
+        self.pages.check()
         try:
             self._finish(progress)
             self._output.publish(progress)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import os
 import threading
 import time
@@ -16,6 +18,7 @@ from hypothesis import strategies as st
 from ckpt.errors import CaptureError, ImageWriteError
 from ckpt.image.extents import find_fault, total_bytes
 from ckpt.image.format import MAX_HEADER_BYTES
+from ckpt.image.gather import read_extents
 from ckpt.image.header import encode_header
 from ckpt.image.reader import open_image_file
 from ckpt.image.writer import ImageWriter
@@ -140,6 +143,41 @@ def test_store_copies_extents_of_a_descriptor(tmp_path: Path) -> None:
         assert read_pages(image) == {7: (pairs, expected)}
 
 
+@pytest.mark.parametrize("with_tid", [False, True])
+def test_store_of_living_memory(tmp_path: Path, with_tid: bool) -> None:
+    area = mmap.mmap(-1, 1500 * PAGE)
+    area.write(os.urandom(1500 * PAGE))
+    content = area[:]
+    start = ctypes.addressof(ctypes.c_char.from_buffer(area))
+    numbers = [*range(0, 600, 2), 1400, 1403]
+    pairs = [(start + number * PAGE, PAGE) for number in numbers]
+    pairs.insert(100, (start + 199 * PAGE, PAGE))
+    pairs.insert(-2, (start + 700 * PAGE, 600 * PAGE))
+    # Pages that their owner cannot read are stored all the same.
+    ctypes.CDLL(None).mprotect(ctypes.c_void_p(start + 10 * PAGE), PAGE, 0)
+    source = os.open("/proc/self/mem", os.O_RDONLY)
+    path = str(tmp_path / "a")
+    with ImageWriter.create(path) as writer:
+        writer.pages.store(1, source, flat(pairs), os.getpid() if with_tid else 0)
+        writer.write_header(HEADER)
+        writer.commit()
+    os.close(source)
+    ctypes.CDLL(None).mprotect(ctypes.c_void_p(start + 10 * PAGE), PAGE, 3)
+    expected = b"".join(content[at - start : at - start + length] for at, length in pairs)
+    with open_image_file(path, TYPES, arch="x86_64") as image:
+        assert read_pages(image) == {1: (pairs, expected)}
+
+
+def test_one_vector_call_reads_a_batch() -> None:
+    area = mmap.mmap(-1, 512 * PAGE)
+    area.write(os.urandom(512 * PAGE))
+    start = ctypes.addressof(ctypes.c_char.from_buffer(area))
+    extents_of_one = flat([(start + number * 2 * PAGE, PAGE) for number in range(256)])
+    # No descriptor at all: what cannot be read by the vector call would fail.
+    (part,) = read_extents(-1, extents_of_one, os.getpid())
+    assert bytes(part) == b"".join(area[n * 2 * PAGE :][:PAGE] for n in range(256))
+
+
 def test_store_of_memory_that_is_not_there(tmp_path: Path) -> None:
     source = os.open("/proc/self/mem", os.O_RDONLY)
     writer = ImageWriter.create(str(tmp_path / "a"))
@@ -166,8 +204,9 @@ def test_misuse_is_an_error_of_ours(tmp_path: Path) -> None:
             writer.pages.begin(1, PAGE)
         with pytest.raises(ValueError, match="not ended"):
             writer.commit()
-        with pytest.raises(ValueError, match="cover 8192 bytes of 4096"):
-            writer.pages.end(1, flat([(0, 2 * PAGE)]))
+        writer.pages.end(1, flat([(0, 2 * PAGE)]))
+        with pytest.raises(ValueError, match="object 1: extents cover 8192 bytes of 4096"):
+            writer.commit()
     assert os.listdir(tmp_path) == []
 
 
