@@ -14,7 +14,7 @@ RLIM_NLIMITS: Final = 16
 RLIM_INFINITY: Final = (1 << 64) - 1
 
 
-class Credentials(msgspec.Struct, frozen=True):
+class Credentials(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The credentials of one task, numbers as its user namespace (which is ours) shows them."""
 
     uids: tuple[int, int, int, int] = (0, 0, 0, 0)
@@ -29,7 +29,7 @@ class Credentials(msgspec.Struct, frozen=True):
     no_new_privs: bool = False
 
 
-class Scheduling(msgspec.Struct, frozen=True):
+class Scheduling(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How one thread is scheduled; fields of struct sched_attr, and I/O priority and CPUs."""
 
     policy: int = 0
@@ -84,8 +84,6 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
     inherited: Inherited = Inherited()
     online_cpus: int = 0
     """Bit n: CPU n is online. 0: not known."""
-    suid_dumpable: int = 0
-    """fs.suid_dumpable: what a change of credentials makes of "dumpable"."""
 
     def has_capability(self, number: int) -> bool:
         """Tell whether restored tasks begin with capability `number` (CAP_*)."""
