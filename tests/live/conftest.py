@@ -6,18 +6,17 @@ collection order; a test only waits for its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from harness import Build, Case, Mode, Outcome, become_subreaper, run_case
+
+from tests.live.harness import Build, Case, Mode, Outcome, Run, become_subreaper, run_case
 
 PARALLEL = 3
 CASE_S = 100.0
 HERE = Path(__file__).parent
-
-Run = Callable[[Case, Mode], None]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -7,7 +7,6 @@ pytest. `python tests/live/harness.py PROGRAM MODE [ARG...]` repeats one case by
 from __future__ import annotations
 
 import ctypes
-import errno
 import os
 import shlex
 import shutil
@@ -61,6 +60,9 @@ class Outcome(NamedTuple):
 
     verdict: str
     text: str
+
+
+Run = Callable[[Case, Mode], None]
 
 
 class CaseFailure(Exception):
@@ -132,7 +134,7 @@ class Target:
         self.history: list[str] = []
         self._binary = build.binary(case.program)
         self._proc: subprocess.Popen[bytes] | None = None
-        self._alive = False
+        self._status: int | None = None
 
     def __enter__(self) -> Target:
         return self
@@ -161,7 +163,6 @@ class Target:
                 start_new_session=self.case.own_session,
             )
         self.pid = self._proc.pid
-        self._alive = True
 
     def wait_ready(self) -> bool:
         """Wait for DIR/ready; False when the program ended with a result instead."""
@@ -177,18 +178,33 @@ class Target:
     def reap_killed(self) -> None:
         """Wait for the process that a snapshot killed, so that its pid is free."""
         wait_until("the snapshot's kill", self._has_ended, 5.0)
-        self._proc = None
 
     def restore(self, *options: str) -> None:
         """Run `ckpt-bpf restore --detach`; the process is then a child of the subreaper."""
         pidfile = self.folder / "pid"
         self.tool("restore", str(self.image), "--detach", "--pidfile", str(pidfile), *options)
-        pid = int(pidfile.read_text())
-        if pid != self.pid:
-            raise CaseFailure(f"restored as pid {pid}, expected {self.pid}")
-        self._alive = True
+        self.adopt(pidfile)
 
-    def tool(self, *args: str) -> subprocess.CompletedProcess[str]:
+    def adopt(self, pidfile: Path) -> None:
+        """Take charge of the process that `pidfile` names; it must have the target's pid."""
+        pid = int(pidfile.read_text())
+        if self.pid not in (0, pid):
+            raise CaseFailure(f"restored as pid {pid}, expected {self.pid}")
+        self.pid = pid
+
+    def command_line(self) -> str:
+        """Return the shell command that starts the program."""
+        return shlex.join([str(self._binary), str(self.folder), *self.case.args])
+
+    def tool_line(self, *args: str) -> str:
+        """Return the shell command that runs ckpt-bpf."""
+        return shlex.join([*TOOL, *args])
+
+    def is_running(self) -> bool:
+        """Whether the target is there, started or restored."""
+        return not self._has_ended()
+
+    def tool(self, *args: str, stdout: int | None = None) -> subprocess.CompletedProcess[str]:
         """Run ckpt-bpf; raise CaseFailure with its messages when it does not exit with 0."""
         command = [*TOOL, *args]
         self.history.append(shlex.join(command))
@@ -196,7 +212,8 @@ class Target:
             done = subprocess.run(
                 command,
                 stdin=subprocess.DEVNULL,
-                capture_output=True,
+                stdout=subprocess.PIPE if stdout is None else stdout,
+                stderr=subprocess.PIPE,
                 text=True,
                 timeout=TOOL_S,
                 cwd=self.folder,
@@ -231,7 +248,7 @@ class Target:
 
     def end(self) -> None:
         """Kill and reap the process if it still runs."""
-        if not self._alive or self._has_ended():
+        if self._has_ended():
             return
         try:
             os.kill(self.pid, signal.SIGKILL)
@@ -243,37 +260,34 @@ class Target:
         return (self.folder / name).exists()
 
     def _has_ended(self) -> bool:
-        """Reap the process when it ended. A process restored --detach is our child by adoption."""
-        if not self._alive:
-            return True
+        """Reap the process when it ended; one restored with --detach is our child by adoption."""
         if self._proc is not None:
-            status = self._proc.poll()
-            if status is not None:
-                self._status, self._alive = status, False
-            return status is not None
+            self._status = self._proc.poll()
+            if self._status is not None:
+                self._proc = None
+            return self._status is not None
+        if not self.pid:
+            return True
         try:
             pid, raw = os.waitpid(self.pid, os.WNOHANG)
         except ChildProcessError:
-            return not _exists(self.pid)
+            return not self._runs_our_binary()
         if pid:
-            self._status, self._alive = os.waitstatus_to_exitcode(raw), False
+            self._status = os.waitstatus_to_exitcode(raw)
         return pid != 0
 
-    _status: int | None = None
+    def _runs_our_binary(self) -> bool:
+        """Whether the pid is the target's and not, reused, somebody else's."""
+        try:
+            return os.readlink(f"/proc/{self.pid}/exe") == str(self._binary)
+        except FileNotFoundError:
+            return False
 
     def _end_status(self) -> str:
         return f"exit status {self._status}"
 
     def _output(self) -> str:
         return (self.folder / "output").read_text(errors="replace")[-2000:]
-
-
-def _exists(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except OSError as error:
-        return error.errno != errno.ESRCH
-    return True
 
 
 def run_case(case: Case, mode: Mode, build: Build) -> Outcome:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from conftest import Run
-from harness import Case, Mode
+
+from tests.live.harness import Case, Mode, Run
 
 PROGRAMS = (
     "thread_names",

@@ -1,0 +1,35 @@
+"""Memory areas: contents, protections, sharing, growth, locks, advice, policy, names."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.live.harness import Case, Mode, Run
+
+CASES = [
+    Case("mem_anon"),
+    Case("mem_sparse"),
+    Case("mem_private_file"),
+    Case("mem_shared_file"),
+    Case("mem_shared_anon"),
+    Case("mem_memfd"),
+    Case("mem_stack"),
+    Case("mem_reservation"),
+    Case("mem_guards"),
+    Case("mem_locked"),
+    Case("mem_locked", ("all",)),
+    Case("mem_madvise"),
+    Case("mem_numa"),
+    Case("mem_mseal"),
+    Case("mem_names"),
+    Case("mem_huge"),
+    Case("mem_huge", ("hugetlb",)),
+    Case("mem_vdso"),
+    Case("mem_fork_flags"),
+]
+
+
+@pytest.mark.parametrize("mode", [Mode.LEFT_RUNNING, Mode.RESTORED])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_memory(run: Run, case: Case, mode: Mode) -> None:
+    run(case, mode)
