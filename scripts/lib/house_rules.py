@@ -28,6 +28,8 @@ LAYERS = {
     "ckpt.verify": 4,
     "ckpt.snapshot": 4,
     "ckpt.restore": 4,
+    "ckpt.restorer": 4,
+    "ckpt.target": 4,
     "ckpt.debug": 4,
     "ckpt": 5,
     "ckpt.cli": 6,
