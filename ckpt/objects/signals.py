@@ -1,0 +1,299 @@
+"""Signals: dispositions (once per sighand), masks, and pending signals of threads and processes.
+
+The mask is what PTRACE_GETSIGMASK says: in sigsuspend, ppoll and their like that is the saved mask,
+not the temporary one (kernel/ptrace.c, `test_tsk_restore_sigmask`). Setting it by ptrace clears the
+restore flag, which is right: the interrupted call is entered again and saves the mask anew.
+
+Pending signals are queued by the threads themselves, since only the receiver may queue siginfo with
+si_code >= 0, with every signal blocked: a blocked signal is queued even when its disposition is to
+ignore it, and is dropped at delivery as it would have been before. A POSIX timer's signal is not
+queued here: `timers` arms the timer in the past, and the kernel queues the true one.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from ckpt.errors import PlanError
+from ckpt.host import ptrace
+from ckpt.host.syscalls import syscall
+from ckpt.objects import siginfo
+from ckpt.objects.base import Plain, ProcessRecord, Record
+from ckpt.objects.steps import (
+    Blob,
+    Call,
+    Token,
+    born,
+    dispositions_set,
+    restart_armed,
+    signals_queued,
+    thread_done,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from ckpt.host.kernel_view import SigAction
+    from ckpt.objects.base import Builder, Process, Records, Restorer
+
+SYS_RT_SIGACTION: Final = 13
+SYS_RT_SIGQUEUEINFO: Final = 129
+SYS_TGKILL: Final = 234
+SYS_RT_TGSIGQUEUEINFO: Final = 297
+
+SIGACTION: Final = struct.Struct("<QQQQ")
+"""struct kernel_sigaction of x86_64: handler, flags, restorer, mask
+(arch/x86/include/uapi/asm/signal.h, 6.18)."""
+
+_SIGSET_BYTES: Final = 8
+_NEVER_SET: Final = frozenset((siginfo.SIGKILL, siginfo.SIGSTOP))
+_NOT_QUEUED: Final = siginfo.mask_of([siginfo.SIGKILL])
+
+
+class Disposition(Plain, frozen=True):
+    """What one signal does; `handler` 0 is SIG_DFL, 1 SIG_IGN."""
+
+    signo: int
+    handler: int
+    flags: int
+    restorer: int
+    mask: int
+
+
+class Sighand(Record, frozen=True, kw_only=True, tag="sighand"):
+    """struct sighand_struct: the signals that are not at their default."""
+
+    ref: int
+    dispositions: list[Disposition]
+
+
+class ThreadSignals(Record, frozen=True, kw_only=True, tag="thread_signals"):
+    """Mask and pending signals of one thread."""
+
+    tid: int
+    mask: int
+    """Bit n-1 is signal n."""
+    pending: list[bytes]
+    """siginfo of 128 bytes each, in the order in which they were queued."""
+    bare: int = 0
+    """Pending signals that have no siginfo: the queue had no room for it."""
+
+
+class ProcessSignals(Record, frozen=True, kw_only=True, tag="process_signals"):
+    """Signals pending for a process as a whole."""
+
+    tgid: int
+    pending: list[bytes]
+    bare: int = 0
+
+
+RECORDS = (Sighand, ThreadSignals, ProcessSignals)
+
+
+class Raw(NamedTuple):
+    """What the frozen time read."""
+
+    masks: dict[int, int]
+    pending: dict[int, list[bytes]]
+    shared: list[bytes]
+
+
+def capture(process: Process) -> Raw:
+    """Read masks and queues of every stopped thread."""
+    tids = process.tids
+    return Raw(
+        {tid: ptrace.get_sigmask(tid) for tid in tids},
+        {tid: ptrace.peek_siginfo(tid, shared=False) for tid in tids},
+        ptrace.peek_siginfo(process.living_tid, shared=True),
+    )
+
+
+def finish(raw: Raw, process: Process) -> Iterable[Record]:
+    """Make the records of dispositions, masks and queues."""
+    yield from _sighand(process)
+    for tid, mask in raw.masks.items():
+        view = process.thread_views.get(tid)
+        queued, bare = _queue(raw.pending[tid], view.pending if view else 0)
+        yield ThreadSignals(tid=tid, mask=mask, pending=queued, bare=bare)
+    process_view = process.process_view
+    queued, bare = _queue(raw.shared, process_view.shared_pending if process_view else 0)
+    yield ProcessSignals(tgid=process.tgid, pending=queued, bare=bare)
+
+
+def _queue(infos: list[bytes], pending: int) -> tuple[list[bytes], int]:
+    """Split a queue: entries without those of timers, and the bits that have no entry at all."""
+    if not infos and not pending:
+        return infos, 0
+    bare = pending & ~siginfo.mask_of([siginfo.signo_of(info) for info in infos]) & ~_NOT_QUEUED
+    return [info for info in infos if siginfo.timer_id_of(info) is None], bare
+
+
+def _sighand(process: Process) -> Iterator[Sighand]:
+    view = process.process_view
+    if view is None or view.sigactions is None:
+        process.refuse(
+            f"process {process.tgid}",
+            "signal handlers cannot be seen",
+            "snapshot as root, with BPF or with a thread stopped at a system call",
+        )
+        return
+    dispositions = [
+        Disposition(signo, action.handler, action.flags, action.restorer, action.mask)
+        for signo, action in enumerate(view.sigactions, 1)
+        if not _is_default(action)
+    ]
+    yield Sighand(ref=sighand_ref(process), dispositions=dispositions)
+
+
+def sighand_ref(process: Process) -> int:
+    """Return the objref of the process's sighand; without BPF the process stands for it."""
+    view = process.thread_views.get(process.living_tid)
+    identity = view.sighand if view is not None else None
+    return process.identities.ref("sighand", process.tgid if identity is None else identity)
+
+
+def _is_default(action: SigAction) -> bool:
+    return not (action.handler or action.flags or action.restorer or action.mask)
+
+
+def plan(records: Records, build: Builder) -> None:
+    """Set dispositions, queue pending signals, load masks last of all."""
+    sighands = {record.ref: record for record in records.of(Sighand)}
+    threads = {record.tid: record for record in records.of(ThreadSignals)}
+    shared = {record.tgid: record for record in records.of(ProcessSignals)}
+    for process in records.processes:
+        if process.sighand not in sighands:
+            raise PlanError("no signal dispositions", where=f"process {process.tgid}")
+        _plan_dispositions(process, sighands[process.sighand], build)
+        if process.tgid in shared:
+            _plan_shared(process, shared[process.tgid], build)
+        for tid in process.tids:
+            if tid not in threads:
+                raise PlanError("no signal mask", where=f"tid {tid}")
+            _plan_thread(process, threads[tid], build)
+            _plan_mask(process, threads[tid], shared.get(process.tgid), build)
+
+
+def _plan_dispositions(process: ProcessRecord, sighand: Sighand, build: Builder) -> None:
+    """Set all 62: a program that is started keeps what its parent had ignored."""
+    default = Blob(SIGACTION.pack(0, 0, 0, 0))
+    recorded = {
+        one.signo: Blob(SIGACTION.pack(one.handler, one.flags, one.restorer, one.mask))
+        for one in sighand.dispositions
+    }
+    calls = [
+        Call(SYS_RT_SIGACTION, (signo, recorded.get(signo, default), 0, _SIGSET_BYTES))
+        for signo in range(1, siginfo.SIGNALS + 1)
+        if signo not in _NEVER_SET
+    ]
+    build.tape(
+        process.tgid,
+        calls,
+        f"dispositions: {len(recorded)} signals are not at their default",
+        needs=(born(process.tgid),),
+        provides=(dispositions_set(process.tgid),),
+    )
+
+
+def _plan_shared(process: ProcessRecord, record: ProcessSignals, build: Builder) -> None:
+    """Queue for the process, by a thread that names itself: kill's pid may be any thread's."""
+    tid = process.tids[0]
+    calls = [
+        Call(SYS_RT_SIGQUEUEINFO, (tid, signo, Blob(info)))
+        for signo, info in _to_queue(record.pending, record.bare)
+    ]
+    if calls:
+        build.tape(
+            tid,
+            calls,
+            f"queue {len(calls)} signals pending for the process",
+            needs=(born(tid),),
+            after=(dispositions_set(process.tgid), *map(restart_armed, process.tids)),
+            provides=(signals_queued(tid), signals_queued(process.tgid)),
+        )
+
+
+def _plan_thread(process: ProcessRecord, record: ThreadSignals, build: Builder) -> None:
+    if not record.pending and not record.bare:
+        return
+    tid = record.tid
+    calls = [
+        Call(SYS_RT_TGSIGQUEUEINFO, (process.tgid, tid, signo, Blob(info)))
+        for signo, info in _to_queue(record.pending, record.bare)
+    ]
+    if calls:
+        build.tape(
+            tid,
+            calls,
+            f"queue {len(calls)} signals pending for the thread",
+            needs=(born(tid),),
+            after=(dispositions_set(process.tgid), restart_armed(tid)),
+            provides=(signals_queued(tid),),
+        )
+
+
+def _plan_mask(
+    process: ProcessRecord, record: ThreadSignals, shared: ProcessSignals | None, build: Builder
+) -> None:
+    tid = record.tid
+    stops = _has_stop(record) or (
+        tid == process.tids[0] and shared is not None and _has_stop(shared)
+    )
+    build.ptrace(
+        tid,
+        LoadMask(tid, record.mask, process.tgid if stops else 0),
+        "signal mask, last of all",
+        needs=(born(tid),),
+        after=(thread_done(tid), registers_loaded(tid)),
+        provides=(mask_loaded(tid),),
+    )
+
+
+def registers_loaded(tid: int) -> Token:
+    """The thread stands in its final trap with its own registers."""
+    return Token("registers", tid)
+
+
+def mask_loaded(tid: int) -> Token:
+    """The thread's own signal mask is loaded: from here on signals reach it when it runs."""
+    return Token("mask", tid)
+
+
+def _to_queue(pending: list[bytes], bare: int) -> Iterator[tuple[int, bytes]]:
+    """Yield (signo, siginfo) to queue. SIGSTOP cannot be blocked: `LoadMask` sends it instead."""
+    for info in pending:
+        signo = siginfo.signo_of(info)
+        if signo not in _NEVER_SET:
+            yield signo, info
+    for signo in siginfo.signals_in(bare):
+        if signo not in _NEVER_SET:
+            yield signo, siginfo.bare_siginfo(signo)
+
+
+def _has_stop(record: ThreadSignals | ProcessSignals) -> bool:
+    if not record.pending and not record.bare:
+        return False
+    numbers = [siginfo.signo_of(info) for info in record.pending]
+    return siginfo.SIGSTOP in numbers or siginfo.SIGSTOP in siginfo.signals_in(record.bare)
+
+
+class LoadMask:
+    """Give a stopped thread its signal mask, and the SIGSTOP that was about to reach it."""
+
+    def __init__(self, tid: int, mask: int, stop_tgid: int = 0) -> None:
+        self.tid = tid
+        self.mask = mask
+        self.stop_tgid = stop_tgid
+        """The process that a SIGSTOP was pending for, 0 when none was."""
+
+    def perform(self, restorer: Restorer) -> None:  # noqa: ARG002
+        """Load it; the thread does not run before it is let go."""
+        ptrace.set_sigmask(self.tid, self.mask)
+        if self.stop_tgid:
+            syscall(SYS_TGKILL, self.stop_tgid, self.tid, siginfo.SIGSTOP)
+
+    def describe(self) -> str:
+        """Return one line for `--dry-run`."""
+        sent = ", then send SIGSTOP" if self.stop_tgid else ""
+        return f"tid {self.tid}: block {siginfo.names_in(self.mask)}{sent}"
