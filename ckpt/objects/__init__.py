@@ -19,6 +19,13 @@ MODULES = (
     "task",
     "areas",
     "mm",
+    "session",
+    "signals",
+    "altstack",
+    "robust",
+    "rseq",
+    "timers",
+    "itimers",
 )
 
 

@@ -143,14 +143,8 @@ def _sighand(process: Process) -> Iterator[Sighand]:
         for signo, action in enumerate(view.sigactions, 1)
         if not _is_default(action)
     ]
-    yield Sighand(ref=sighand_ref(process), dispositions=dispositions)
-
-
-def sighand_ref(process: Process) -> int:
-    """Return the objref of the process's sighand; without BPF the process stands for it."""
-    view = process.thread_views.get(process.living_tid)
-    identity = view.sighand if view is not None else None
-    return process.identities.ref("sighand", process.tgid if identity is None else identity)
+    ref = process.identities.ref("sighand", process.tgid)
+    yield Sighand(ref=ref, dispositions=dispositions)
 
 
 def _is_default(action: SigAction) -> bool:
@@ -245,14 +239,14 @@ def _plan_mask(
         LoadMask(tid, record.mask, process.tgid if stops else 0),
         "signal mask, last of all",
         needs=(born(tid),),
-        after=(thread_done(tid), registers_loaded(tid)),
+        after=(thread_done(tid), parked(tid)),
         provides=(mask_loaded(tid),),
     )
 
 
-def registers_loaded(tid: int) -> Token:
-    """The thread stands in its final trap with its own registers."""
-    return Token("registers", tid)
+def parked(tid: int) -> Token:
+    """The thread stands in its final trap with its own registers (provided by `task`)."""
+    return Token("parked", tid)
 
 
 def mask_loaded(tid: int) -> Token:

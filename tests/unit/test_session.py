@@ -98,3 +98,11 @@ def test_rseq_registers_after_the_memory_is_there() -> None:
     (step,) = plan_of(rseq, record).steps
     assert (step.calls[0].nr, step.calls[0].args) == (334, (0x7000, 32, 0, 0x53053053))
     assert memory_filled(100) in step.needs
+
+
+def test_thread_inside_a_critical_section_goes_on_at_its_abort_address() -> None:
+    record = rseq.RseqRecord(tid=100, address=0x7000, length=32, signature=1, abort_ip=0x2004)
+    step = plan_of(rseq, record).steps[1]
+    assert isinstance(step.action, rseq.Abort)
+    assert step.action.describe() == "go on at 0x2004"
+    assert ("parked", 100) in step.after
