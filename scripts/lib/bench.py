@@ -276,6 +276,8 @@ def main() -> int:
                 measured.append(bench.measure(case))
             except BenchError as error:
                 failures.append(f"{case.kind} {case.number}: {error}")
+    except BenchError as error:
+        failures.append(f"first, cold snapshot: {error}")
     finally:
         shutil.rmtree(folder)
     if options.json:
