@@ -78,16 +78,6 @@ class Frame(NamedTuple):
         """Return where the payload starts."""
         return self.offset + FRAME.size
 
-    @property
-    def payload_end(self) -> int:
-        """Return where the payload ends, without its padding."""
-        return self.offset + FRAME.size + self.length
-
-    @property
-    def end(self) -> int:
-        """Return where the next frame starts."""
-        return self.offset + FRAME.size + self.length + padding_bytes(self.length)
-
 
 def type_name(frame_type: int) -> str:
     """Return the name of a frame type, in hex if it is not one of ours."""

@@ -97,7 +97,7 @@ class FileOutput:
         try:
             os.fsync(self.fd)
             self._take_name()
-            os.fsync(self._folder_fd)
+            self._flush_name()
         except OSError as error:
             raise ImageWriteError("cannot write", path=self.path, errno=error.errno) from error
         self._close()
@@ -117,6 +117,14 @@ class FileOutput:
             self._temporary, self._name, src_dir_fd=self._folder_fd, dst_dir_fd=self._folder_fd
         )
         self._temporary = ""
+
+    def _flush_name(self) -> None:
+        try:
+            os.fsync(self._folder_fd)
+        except OSError:
+            # The caller will keep the target running: then there must be no image of it.
+            os.unlink(self._name, dir_fd=self._folder_fd)
+            raise
 
     def _link(self, name: str) -> None:
         # With a dir_fd Python calls linkat(AT_SYMLINK_FOLLOW), which /proc/self/fd needs.

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from ckpt.image.output import Progress
 
+_RECORD: Final = int(FrameType.RECORD)
 _NO_DECODE: Final = (msgspec.MsgspecError, ValueError, RecursionError, OverflowError)
 """What msgspec raises for hostile input (UnicodeDecodeError is a ValueError)."""
 
@@ -165,7 +166,7 @@ class _Opening:
         """Read all frames and return the image."""
         tail: Tail | None = None
         for frame in walk_frames(self._source):
-            if frame.type == FrameType.RECORD:
+            if frame.type == _RECORD:
                 self._take_record(frame)
             elif frame.type == FrameType.TAIL:
                 tail = self._take_tail(frame)

@@ -211,6 +211,29 @@ def test_full_disk(small_disk: Path, preallocate: bool) -> None:
     write_image(path, RECORDS, {1: ([(0, 4096)], bytes(4096))})
 
 
+@pytest.mark.parametrize("failing", ["fdatasync", "fsync", "folder", "link", "rename"])
+def test_a_disk_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
+    path = tmp_path / "a.ckpt"
+    if failing == "rename":
+        path.write_bytes(b"the old one")
+    name = "fsync" if failing == "folder" else failing
+    real = getattr(os, name)
+
+    def fail(*args: int, **keywords: int) -> None:
+        if failing == "folder" and not stat.S_ISDIR(os.fstat(args[0]).st_mode):
+            return real(*args, **keywords)
+        raise OSError(errno.EIO, "broken")
+
+    monkeypatch.setattr(os, name, fail)
+    with ImageWriter.create(str(path)) as writer, pytest.raises(ImageWriteError) as caught:
+        write_all(writer, RECORDS, {1: ([(0, 9 << 20)], bytes(9 << 20))})
+    assert (caught.value.path, caught.value.errno) == (str(path), errno.EIO)
+    if failing == "rename":
+        assert path.read_bytes() == b"the old one"
+        path.unlink()
+    assert os.listdir(tmp_path) == []
+
+
 def drain(fd: int, into: bytearray, chunk: int) -> None:
     while data := os.read(fd, chunk):
         into += data

@@ -5,10 +5,13 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import subprocess
+import sys
 import threading
 import time
 from array import array
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -34,9 +37,6 @@ from tests.unit.test_image_samples import (
     write_all,
     write_image,
 )
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 PAGE = 4096
 
@@ -291,3 +291,46 @@ def test_an_image_without_records_or_pages(tmp_path: Path) -> None:
         assert image.records == []
         assert image.pages == {}
         image.verify_pages()
+
+
+_LARGE = """
+import os, sys
+from array import array
+from ckpt.image.reader import open_image_file
+from ckpt.image.writer import ImageWriter
+from tests.unit.test_image_samples import HEADER, TYPES
+
+def peak_kib():
+    with open("/proc/self/status") as file:
+        return int(next(line.split()[1] for line in file if line.startswith("VmHWM")))
+
+before, path, count = peak_kib(), sys.argv[1], 400_000
+extents = array("Q", bytes(16 * count))
+extents[0::2] = array("Q", range(0, count * 8192, 8192))
+extents[1::2] = array("Q", [4096]) * count
+with ImageWriter.create(path) as writer:
+    offset = writer.pages.begin(1, count * 4096)
+    os.ftruncate(writer.pages.fd, offset + count * 4096)
+    writer.pages.end(1, extents)
+    writer.write_header(HEADER)
+    writer.commit()
+del extents, writer
+with open_image_file(path, TYPES, arch="x86_64") as image:
+    image.verify_pages()
+    assert len(image.pages[1].extents) == 2 * count
+print((peak_kib() - before) * 1024, count)
+"""
+
+
+def test_peak_memory_is_64_bytes_an_extent_and_does_not_grow_with_pages(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _LARGE, str(tmp_path / "a")],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+    grown_bytes, count = map(int, done.stdout.split())
+    # The image is 1.6 GiB; 8 MiB are buffers and the interpreter's own growth.
+    assert grown_bytes < 64 * count + (8 << 20)
