@@ -20,7 +20,7 @@ from ckpt.host.facts import (
     Inherited,
 )
 from ckpt.host.scheduling import read_online_cpus, read_scheduling
-from ckpt.host.status import parse_credentials, parse_fields, parse_speculation, read_small
+from ckpt.host.task_status import parse_credentials, parse_fields, parse_speculation, read_small
 from ckpt.host.syscalls import syscall
 
 if TYPE_CHECKING:
