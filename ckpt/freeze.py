@@ -18,13 +18,15 @@ import signal
 import time
 from typing import TYPE_CHECKING, Final
 
+from ckpt import reissue
 from ckpt.arch.x86_64 import restart
 from ckpt.arch.x86_64.regs import NT_PRSTATUS, REGS_SIZE, X86Regs, encode_regs, parse_regs, signed
+from ckpt.arch.x86_64.timeouts import Where
 from ckpt.errors import FreezeError
 from ckpt.host import ptrace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterable, Iterator
 
     from ckpt.objects.base import Process
 
@@ -181,19 +183,36 @@ class Frozen:
         finally:
             os.close(fd)
 
-    def thaw(self, before_detach: Callable[[Thread], None] | None = None) -> None:
-        """Let every thread run on; one that cannot be detached is gone already."""
+    def thaw(self) -> None:
+        """Let every thread run on, those first that make their interrupted call again."""
         threads, self.threads = self.threads, {}
         self.process.is_frozen = False
-        for thread in threads.values():
-            if not thread.is_stopped and not self._reach_stop(thread):
+        stopped = [
+            thread for thread in threads.values() if thread.is_stopped or self._reach_stop(thread)
+        ]
+        for _ in reissue.let_go(
+            self.process.tgid,
+            self.process.pidfd,
+            [thread.tid for thread in stopped],
+            list(self._reentries(stopped)),
+        ):
+            pass
+
+    def _reentries(self, threads: Iterable[Thread]) -> Iterator[reissue.Reentry]:
+        """Yield the calls that are made again and whose deadline is known."""
+        for thread in threads:
+            if thread.reissue is None or thread.reissue.timeout.where is Where.NONE:
                 continue
-            if before_detach is not None:
-                before_detach(thread)
-            try:
-                ptrace.detach(thread.tid)
-            except ProcessLookupError:
-                continue
+            deadline = self.process.wait_deadline_ns(thread.tid)
+            if deadline is not None:
+                yield reissue.Reentry(
+                    thread.tid,
+                    restart.build_reissue_regs(thread.regs),
+                    thread.reissue.nr,
+                    thread.reissue.entry,
+                    thread.reissue.timeout,
+                    deadline,
+                )
 
     def _reach_stop(self, thread: Thread) -> bool:
         """Wait for a thread that was never seen to stop: only a stopped one can be detached.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
+
+from ckpt.host.probe import probe_host
 from ckpt.image.reader import open_image_file
 from ckpt.objects import modules, record_types
-from ckpt.objects.base import HostFacts, Options, Records, raise_blockers
+from ckpt.objects.base import Options, Records, raise_blockers
 from ckpt.plan import Plan, build_plan
 from ckpt.restorer import Restorer
 
@@ -43,11 +45,12 @@ def restore(path: str, options: Options | None = None) -> RestoreResult:
 
 def make_plan(image: ImageFile, records: Records, options: Options) -> Plan:
     """Check the host's files, then build the plan."""
-    facts = HostFacts(
-        euid=os.geteuid(),
-        snapshot_monotonic_ns=image.header.clocks.monotonic_ns,
-        snapshot_boottime_ns=image.header.clocks.boottime_ns,
-        snapshot_realtime_ns=image.header.clocks.realtime_ns,
+    clocks = image.header.clocks
+    facts = msgspec.structs.replace(
+        probe_host(),
+        snapshot_monotonic_ns=clocks.monotonic_ns,
+        snapshot_boottime_ns=clocks.boottime_ns,
+        snapshot_realtime_ns=clocks.realtime_ns,
     )
     found = []
     for module in modules():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from ckpt.errors import Finding
+    from ckpt.host.kernel_view import Observer
 
 _CLOCKS = (time.CLOCK_REALTIME, time.CLOCK_MONOTONIC, time.CLOCK_BOOTTIME, time.CLOCK_TAI)
 _ALARM_CLOCKS = {8: time.CLOCK_REALTIME, 9: time.CLOCK_BOOTTIME}
@@ -49,10 +51,11 @@ def snapshot(pid: int, output: str | int | None = None, options: Options | None 
     started = time.monotonic()
     process = target.examine(pid, options)
     try:
-        findings = target.survey(process)
-        raise_blockers(findings, f"process {pid} cannot be snapshotted")
+        observer = target.open_observer(process)
+        target.observe_running(process, observer)
+        raise_blockers(target.survey(process), f"process {pid} cannot be snapshotted")
         with _open_writer(pid, output, options) as writer:
-            return _take(process, writer, options, started)
+            return _take(process, observer, writer, started)
     finally:
         os.close(process.pidfd)
 
@@ -64,25 +67,28 @@ def _open_writer(pid: int, output: str | int | None, options: Options) -> ImageW
 
 
 def _take(
-    process: Process, writer: ImageWriter, options: Options, started: float
+    process: Process, observer: Observer | None, writer: ImageWriter, started: float
 ) -> SnapshotResult:
+    options = process.options
     process.sink = writer.pages
     with Frozen(process, options.timeout_s) as frozen:
-        target.observe_frozen(process)
-        raws = capture(process)
         clocks = read_clocks(process)
-        if options.leave_running:
+        target.observe_frozen(process, observer)
+        target.check_complete(process)
+        raws = capture(process)
+        if options.leave_stopped:
+            os.kill(process.tgid, signal.SIGSTOP)
+        stays = options.leave_running or options.leave_stopped
+        if stays:
             frozen.thaw()
-        frozen_s = time.monotonic() - frozen.interrupted_at_ns / 1e9
+        frozen_s = (time.monotonic_ns() - frozen.interrupted_at_ns) / 1e9
         _write(process, raws, clocks, writer)
-        if options.leave_running:
-            pass
-        else:
+        if not stays:
             frozen.kill()
     return SnapshotResult(
         process.tgid,
         writer.path,
-        0,
+        writer.size_bytes,
         frozen_s,
         time.monotonic() - started,
         {},

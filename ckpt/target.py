@@ -1,38 +1,113 @@
 """The process that a snapshot is asked for: may it be looked at, and what is it made of.
 
-Everything here happens while the target runs. Each refusal has its own message.
+Everything here happens while the target runs, but for `observe_frozen`. Each refusal has its own
+message, and leaves no trace in the target.
 """
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from ckpt.errors import CaptureError, Finding
+from ckpt.errors import CaptureError, HostError, RefusedError
+from ckpt.freeze import is_zombie, list_tids
+from ckpt.host.status import parse_fields
 from ckpt.objects import modules
 from ckpt.objects.base import Identities, Options, Process
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from ckpt.errors import Finding
+    from ckpt.host.kernel_view import Observer
+
+_PF_KTHREAD: Final = 0x200000
+_ELFCLASS32: Final = 1
 
 
 def examine(pid: int, options: Options) -> Process:
-    """Open process `pid`.
+    """Open process `pid` for a snapshot.
 
     Raises:
         CkptError: there is no such process, or it is not one that can be snapshotted.
     """
     where = f"pid {pid}"
+    if os.geteuid() != 0:
+        raise HostError("only root can snapshot", where=where, hint=f"sudo ckpt-bpf snapshot {pid}")
+    if pid == os.getpid():
+        raise CaptureError("is this program itself", where=where)
+    if pid == 1:
+        raise CaptureError("is init, which cannot be stopped or restored", where=where)
     try:
+        _check_kind(pid, where)
         pidfd = os.pidfd_open(pid)
-    except ProcessLookupError as error:
+    except (ProcessLookupError, FileNotFoundError) as error:
         raise CaptureError("no such process", where=where) from error
     process = Process(pid, options, Identities())
     process.pidfd = pidfd
+    process.tids = list_tids(pid)
+    process.leader_alive = pid in process.tids
+    process.living_tid = process.tids[0] if process.tids else pid
     return process
 
 
-def survey(process: Process) -> Iterable[Finding]:
+def _check_kind(pid: int, where: str) -> None:
+    with open(f"/proc/{pid}/status", "rb") as file:
+        fields = parse_fields(file.read())
+    tgid, tracer, parent = (int(fields[name]) for name in (b"Tgid", b"TracerPid", b"PPid"))
+    if tgid != pid:
+        hint = f"snapshot the process: ckpt-bpf snapshot {tgid}"
+        raise CaptureError(f"is a thread of process {tgid}", where=where, hint=hint)
+    if _read_flags(pid) & _PF_KTHREAD:
+        raise CaptureError("is a kernel thread", where=where)
+    if is_zombie(pid, pid) and len(os.listdir(f"/proc/{pid}/task")) == 1:
+        raise CaptureError(
+            f"has ended; its parent {parent} ({_comm(parent)}) has not noticed yet (a zombie)",
+            where=where,
+        )
+    if tracer:
+        what = f"is traced by process {tracer} ({_comm(tracer)})"
+        raise CaptureError(what, where=where, hint="end the debugger first")
+    if _elf_class(pid) == _ELFCLASS32:
+        raise CaptureError("is a 32-bit program, which is not supported", where=where)
+
+
+def _read_flags(pid: int) -> int:
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        return int(file.read().rpartition(b")")[2].split()[6])
+
+
+def _comm(pid: int) -> str:
+    try:
+        with open(f"/proc/{pid}/comm") as file:
+            return file.read().strip()
+    except OSError:
+        return "gone"
+
+
+def _elf_class(pid: int) -> int:
+    for tid in list_tids(pid):
+        try:
+            with open(f"/proc/{pid}/task/{tid}/exe", "rb") as exe:
+                head = exe.read(5)
+        except OSError:
+            continue
+        return head[4] if head[:4] == b"\x7fELF" and len(head) == 5 else 0
+    return 0
+
+
+def open_observer(process: Process) -> Observer | None:
+    """Open the BPF observer, or the one that asks stopped threads; None: neither is possible.
+
+    Raises:
+        HostError: BPF was not ruled out and does not work here; the hint says what to do.
+    """
+    if process.options.no_bpf:
+        return None
+    from ckpt.host import bpf
+
+    return bpf.open_observer()
+
+
+def survey(process: Process) -> list[Finding]:
     """Let every object module look at the running process."""
     found: list[Finding] = []
     for module in modules():
@@ -41,5 +116,36 @@ def survey(process: Process) -> Iterable[Finding]:
     return found
 
 
-def observe_frozen(process: Process) -> None:
-    """Look at the frozen process through BPF."""
+def observe_running(process: Process, observer: Observer | None) -> None:
+    """Look at the threads just before the freeze: the deadlines of blocked calls."""
+    if observer is not None:
+        view = observer.observe_threads(process.tgid)
+        process.before_views = view.threads
+        process.thread_views = view.threads
+        process.process_view = view.process
+        process.mm_view = view.mm
+        process.file_views = {file.fd: file for file in observer.observe_files(process.living_tid)}
+
+
+def observe_frozen(process: Process, observer: Observer | None) -> None:
+    """Look at everything once more, now that nothing moves."""
+    if observer is None:
+        return
+    view = observer.observe_threads(process.tgid)
+    process.thread_views = view.threads
+    process.process_view = view.process
+    process.mm_view = view.mm
+    process.file_views = {file.fd: file for file in observer.observe_files(process.living_tid)}
+
+
+def check_complete(process: Process) -> None:
+    """Compare who is stopped with who the kernel says there is.
+
+    Raises:
+        RefusedError: a thread is missing.
+    """
+    living = {tid for tid, view in process.thread_views.items() if not view.exit_state}
+    missed = living - set(process.stops)
+    if missed and process.thread_views:
+        process.refuse(f"process {process.tgid}", f"threads {sorted(missed)} were not stopped")
+        raise RefusedError("the process changed while it was being stopped", process.findings)

@@ -99,6 +99,11 @@ class ImageWriter:
         """Return the final path, `-` for a stream."""
         return self._output.path
 
+    @property
+    def size_bytes(self) -> int:
+        """Return the length of the image so far; of all of it after `commit`."""
+        return self._end
+
     def preallocate(self, pages_bytes: int, *, prefault: bool = False) -> None:
         """Take the disk space for `pages_bytes` of pages now, while the target still runs.
 

@@ -157,6 +157,21 @@ class Process:
         """Return what our clock `clockid` showed at a CLOCK_MONOTONIC time near the freeze."""
         return monotonic_ns + self.clock_offsets_ns.get(clockid, 0)
 
+    def wait_deadline_ns(self, tid: int) -> int | None:
+        """Return when the finite wait that a thread was in ends, in our CLOCK_MONOTONIC.
+
+        None: it had no limit, or was not seen (no BPF). A thread that made another call between
+        the look and the stop is told by its registers: that deadline is not its.
+        """
+        before = self.before_views.get(tid)
+        if before is None or before.blocked_timer is None:
+            return None
+        stop = self.stops.get(tid)
+        if stop is None or not _is_same_call(before, stop):
+            return None
+        offset = self.clock_offsets_ns.get(before.blocked_timer.clockid, 0)
+        return before.blocked_timer.expires_ns - offset
+
     def cpu_clock_ns(self, clockid: int, tid: int) -> int:
         """Return what CPU clock `clockid`, as thread `tid` names it, shows now."""
         return time.clock_gettime_ns(absolute_cpu_clock(clockid, self.tgid, tid))
@@ -174,6 +189,15 @@ class Process:
     def warn(self, where: str, what: str, hint: str = "") -> None:
         """Note something that will differ after a restore."""
         self.findings.append(Finding(where, what, hint, blocker=False))
+
+
+def _is_same_call(before: ThreadView, stop: StoppedThread) -> bool:
+    regs = before.regs
+    return regs is not None and (regs.orig_ax, regs.ip, regs.sp) == (
+        stop.regs.orig_rax,
+        stop.regs.rip,
+        stop.regs.rsp,
+    )
 
 
 def absolute_cpu_clock(clockid: int, tgid: int, tid: int) -> int:
@@ -225,6 +249,8 @@ class Builder:
         """Number of the task's end of the descriptor socket, free in the target's table."""
         self.steps: list[Step] = []
         self.findings: list[Finding] = []
+        self.final_rips: dict[int, int] = {}
+        """tid -> where a thread goes on that was inside a restartable sequence (its abort)."""
 
     def tape(
         self,

@@ -15,6 +15,7 @@ from ckpt.arch.x86_64.timeouts import NO_TIMEOUT, Timeout, read_args
 from ckpt.objects.base import Plain
 
 if TYPE_CHECKING:
+    from ckpt.arch.x86_64.regs import X86Regs
     from ckpt.host.kernel_view import ThreadView
     from ckpt.objects.base import Process, Restorer
 
@@ -80,7 +81,7 @@ def describe(process: Process, stop: Any, code: bytes) -> Interrupted:
         entry=strategy.entry,
         reason=strategy.reason,
         timeout=strategy.timeout,
-        remaining_ns=remaining_ns(process, stop.tid, process.frozen_ns),
+        remaining_ns=remaining_ns(process, stop.tid),
         rearm=facts,
     )
 
@@ -91,14 +92,10 @@ def _ts_compat(view: ThreadView | None) -> bool | None:
     return bool(view.ti_status & restart.TS_COMPAT)
 
 
-def remaining_ns(process: Process, tid: int, now_monotonic_ns: int) -> int | None:
-    """Return what was left of a thread's finite wait; None: none, or BPF did not see it."""
-    before = process.before_views.get(tid)
-    if before is None or before.blocked_timer is None:
-        return None
-    return before.blocked_timer.expires_ns - process.clock_ns(
-        before.blocked_timer.clockid, now_monotonic_ns
-    )
+def remaining_ns(process: Process, tid: int) -> int | None:
+    """Return what was left of a thread's finite wait; None: no limit, or BPF did not see it."""
+    deadline = process.wait_deadline_ns(tid)
+    return None if deadline is None else max(deadline - process.frozen_ns, 0)
 
 
 def _rearm_facts(process: Process, view: ThreadView, stop: Any) -> RearmFacts | None:
@@ -148,6 +145,11 @@ def _rearm_facts(process: Process, view: ThreadView, stop: Any) -> RearmFacts | 
                 fn=block.fn, remaining_ns=left_ns, address=block.ufds, count=block.nfds
             )
     return None
+
+
+def final_regs(call: Interrupted, regs: X86Regs) -> X86Regs:
+    """Return the registers that a thread goes on with."""
+    return restart.build_reissue_regs(regs) if call.kind is restart.Kind.REISSUE else regs
 
 
 class Rearm:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 
+import msgspec
+
 from ckpt.arch.x86_64.regs import X86Regs
 from ckpt.host import ptrace
 from ckpt.objects import interrupted
@@ -32,7 +34,7 @@ from ckpt.objects.steps import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from ckpt.objects.base import Builder, Process, Records, Restorer
 
@@ -150,7 +152,12 @@ def _plan_thread(process: ProcessRecord, record: ThreadRecord, build: Builder) -
     )
     build.ptrace(
         tid,
-        Park(tid, record.regs, record.xstate),
+        Park(
+            tid,
+            interrupted.final_regs(record.interrupted, record.regs),
+            record.xstate,
+            build.final_rips,
+        ),
         "load registers",
         needs=(thread_done(tid), restart_armed(tid)),
         after=(signals_queued(tid), timers_armed(process.tgid), Token("tape-gone", process.tgid))
@@ -201,18 +208,26 @@ def _plan_end(process: ProcessRecord, build: Builder) -> None:
 class Park:
     """Load a thread's final registers, in the trap."""
 
-    def __init__(self, tid: int, regs: X86Regs, xstate: bytes) -> None:
+    def __init__(
+        self, tid: int, regs: X86Regs, xstate: bytes, final_rips: Mapping[int, int]
+    ) -> None:
         self.tid = tid
         self.regs = regs
         self.xstate = xstate
+        self._final_rips = final_rips
 
     def perform(self, restorer: Restorer) -> None:
         """The result of a re-armed call that had ended meanwhile replaces rax."""
-        restorer.park(self.tid, self.regs, self.xstate)
+        regs = msgspec.structs.replace(self.regs, rip=self._rip)
+        restorer.park(self.tid, regs, self.xstate)
+
+    @property
+    def _rip(self) -> int:
+        return self._final_rips.get(self.tid, self.regs.rip)
 
     def describe(self) -> str:
         """Return one line for `--dry-run`."""
-        return f"load registers (rip {self.regs.rip:#x}) and {len(self.xstate)} bytes of xstate"
+        return f"load registers (rip {self._rip:#x}) and {len(self.xstate)} bytes of xstate"
 
 
 class UnmapTape:

@@ -1,0 +1,182 @@
+"""Let threads go on, those first that make an interrupted call again with the time they had left.
+
+The numbered order for a call whose timeout is finite (kernel facts: the timeout is read once, at
+the start of the call; any ptrace stop but the one at the entry would end it again):
+1. Run the rewound thread to its syscall-entry stop.
+2. Shorten the timeout where the call will read it: the program's own timespec, the register, or
+   the socket's option.
+3. Detach there: the call begins, with no stop pending.
+4. When it blocks (or is over), put the program's own value back.
+Only then are the other threads let go, so nobody reads the shortened value. If we die between 2
+and 4, one call has a shorter timeout; the window is some tens of microseconds.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import time
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from ckpt.arch.x86_64.decode import CallEntry
+from ckpt.arch.x86_64.regs import encode_regs
+from ckpt.arch.x86_64.timeouts import Where, encode_milliseconds, encode_time, read_args
+from ckpt.host import ptrace, trap
+from ckpt.host.syscalls import pidfd_getfd
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from ckpt.arch.x86_64.regs import X86Regs
+    from ckpt.arch.x86_64.timeouts import Timeout
+
+_ARG_REGS: Final = {
+    CallEntry.SYSCALL: ("rdi", "rsi", "rdx", "r10", "r8", "r9"),
+    CallEntry.INT80: ("rbx", "rcx", "rdx", "rsi", "rdi", "rbp"),
+}
+_IN_MEMORY: Final = frozenset((Where.TIMESPEC, Where.TIMEVAL, Where.TIMESPEC32, Where.TIMEVAL32))
+_SOCKET_OPTION: Final = {
+    Where.SO_RCVTIMEO: socket.SO_RCVTIMEO,
+    Where.SO_SNDTIMEO: socket.SO_SNDTIMEO,
+}
+_TIMEVAL: Final = struct.Struct("<qq")
+_BLOCK_WAIT_S: Final = 0.25
+_LEAST_NS: Final = 1_000_000
+"""A wait that is over is still made, shortly: what it waits for may have come meanwhile."""
+
+
+class Reentry(NamedTuple):
+    """One call to be made again with a finite timeout."""
+
+    tid: int
+    regs: X86Regs
+    """Rewound: rip at the call instruction, rax its number."""
+    nr: int
+    entry: CallEntry
+    timeout: Timeout
+    deadline_ns: int
+    """In our CLOCK_MONOTONIC."""
+
+    def args(self) -> tuple[int, ...]:
+        """Return the call's arguments."""
+        return read_args(self.regs, self.entry)
+
+    def remaining_ns(self) -> int:
+        """Return what is left of the wait now."""
+        return max(self.deadline_ns - time.monotonic_ns(), _LEAST_NS)
+
+
+def let_go(
+    tgid: int, pidfd: int, tids: Iterable[int], reentries: Iterable[Reentry]
+) -> Iterator[int]:
+    """Detach every thread; yield each tid as it goes. A thread that has died is passed over."""
+    entered: set[int] = set()
+    undos: list[tuple[Reentry, Callable[[], None]]] = []
+    try:
+        for reentry in reentries:
+            undo = _reenter(tgid, pidfd, reentry)
+            entered.add(reentry.tid)
+            undos.append((reentry, undo))
+            yield reentry.tid
+        for reentry, _ in undos:
+            _wait_blocked(tgid, reentry)
+    finally:
+        for _, undo in undos:
+            undo()
+    for tid in tids:
+        if tid not in entered:
+            try:
+                ptrace.detach(tid)
+            except ProcessLookupError:
+                pass
+            yield tid
+
+
+def _nothing() -> None:
+    pass
+
+
+def _reenter(tgid: int, pidfd: int, reentry: Reentry) -> Callable[[], None]:
+    """Shorten the timeout, let the thread into its call; return what puts the timeout back."""
+    try:
+        trap.enter_call(reentry.tid, encode_regs(reentry.regs))
+        undo = _shorten(tgid, pidfd, reentry)
+        ptrace.detach(reentry.tid)
+    except ProcessLookupError:
+        return _nothing
+    return undo
+
+
+def _shorten(tgid: int, pidfd: int, reentry: Reentry) -> Callable[[], None]:
+    where, index = reentry.timeout.where, reentry.timeout.arg
+    if where in _IN_MEMORY:
+        return _shorten_memory(tgid, reentry, reentry.args()[index])
+    if where is Where.MILLISECONDS:
+        _shorten_register(reentry, index)
+        return _nothing
+    if where in _SOCKET_OPTION:
+        return _shorten_option(pidfd, reentry, reentry.args()[index])
+    return _nothing
+
+
+def _shorten_memory(tgid: int, reentry: Reentry, address: int) -> Callable[[], None]:
+    short = encode_time(reentry.timeout.where, reentry.remaining_ns())
+    memory = os.open(f"/proc/{tgid}/task/{reentry.tid}/mem", os.O_RDWR | os.O_CLOEXEC)
+    original = os.pread(memory, len(short), address)
+    os.pwrite(memory, short, address)
+
+    def undo() -> None:
+        try:
+            os.pwrite(memory, original, address)
+        except OSError:
+            # The process has ended, and its memory with it.
+            if os.path.exists(f"/proc/{tgid}/task/{reentry.tid}"):
+                raise
+        finally:
+            os.close(memory)
+
+    return undo
+
+
+def _shorten_register(reentry: Reentry, index: int) -> None:
+    words = dict(_entry_words(reentry.tid))
+    words[_ARG_REGS[reentry.entry][index]] = encode_milliseconds(reentry.remaining_ns())
+    ptrace.set_regset(
+        reentry.tid, ptrace.NT_PRSTATUS, struct.pack(f"<{len(words)}Q", *words.values())
+    )
+
+
+def _entry_words(tid: int) -> Iterator[tuple[str, int]]:
+    from ckpt.arch.x86_64.regs import REG_NAMES, REGS_SIZE
+
+    content = ptrace.get_regset(tid, ptrace.NT_PRSTATUS, REGS_SIZE)
+    return zip(REG_NAMES, struct.unpack(f"<{len(REG_NAMES)}Q", content), strict=True)
+
+
+def _shorten_option(pidfd: int, reentry: Reentry, target_fd: int) -> Callable[[], None]:
+    option = _SOCKET_OPTION[reentry.timeout.where]
+    copy = socket.socket(fileno=pidfd_getfd(pidfd, target_fd & 0xFFFF_FFFF))
+    original = copy.getsockopt(socket.SOL_SOCKET, option, _TIMEVAL.size)
+    short = encode_time(Where.TIMEVAL, reentry.remaining_ns())
+    copy.setsockopt(socket.SOL_SOCKET, option, short)
+
+    def undo() -> None:
+        with copy:
+            copy.setsockopt(socket.SOL_SOCKET, option, original)
+
+    return undo
+
+
+def _wait_blocked(tgid: int, reentry: Reentry) -> None:
+    """Wait until the thread sleeps in its call, or is seen elsewhere: the timeout was read."""
+    deadline = time.monotonic() + _BLOCK_WAIT_S
+    while time.monotonic() < deadline:
+        try:
+            with open(f"/proc/{tgid}/task/{reentry.tid}/syscall", "rb") as file:
+                text = file.read()
+        except (FileNotFoundError, ProcessLookupError):
+            return
+        if not text.startswith(b"running"):
+            return
+        time.sleep(0.0001)
