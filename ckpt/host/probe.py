@@ -20,8 +20,8 @@ from ckpt.host.facts import (
     Inherited,
 )
 from ckpt.host.scheduling import read_online_cpus, read_scheduling
+from ckpt.host.status import parse_credentials, parse_fields, parse_speculation, read_small
 from ckpt.host.syscalls import syscall
-from ckpt.host.task_status import parse_credentials, parse_fields, parse_speculation, read_small
 
 if TYPE_CHECKING:
     from ckpt.host.features import Feature

@@ -12,7 +12,7 @@ import struct
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from ckpt.host.facts import Credentials
-from ckpt.host.task_status import parse_credentials
+from ckpt.host.status import parse_credentials
 from ckpt.objects.base import Record
 from ckpt.objects.statuses import Statuses, read_statuses
 from ckpt.objects.steps import (

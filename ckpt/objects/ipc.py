@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from ckpt.errors import Finding
-from ckpt.host.task_status import parse_fields, read_small
+from ckpt.host.status import parse_fields, read_small
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

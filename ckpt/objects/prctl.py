@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 
-from ckpt.host.task_status import parse_fields, read_small
+from ckpt.host.status import parse_fields, read_small
 from ckpt.objects.base import Record
 from ckpt.objects.steps import (
     Call,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 
 from ckpt.errors import CaptureError
 from ckpt.host import ptrace
-from ckpt.host.task_status import parse_fields
+from ckpt.host.status import parse_fields
 from ckpt.objects.base import Record
 from ckpt.objects.statuses import read_statuses
 from ckpt.objects.steps import (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from ckpt.host.task_status import parse_speculation
+from ckpt.host.status import parse_speculation
 from ckpt.objects.base import Record
 from ckpt.objects.statuses import Statuses, read_statuses
 from ckpt.objects.steps import Call, born, creds_set, seccomp_set, threads_exist

@@ -9,7 +9,7 @@ from __future__ import annotations
 import weakref
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from ckpt.host.task_status import parse_fields, read_small
+from ckpt.host.status import parse_fields, read_small
 
 if TYPE_CHECKING:
     from ckpt.host.kernel_view import ThreadView

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 
-from ckpt.host.task_status import read_small
+from ckpt.host.status import read_small
 from ckpt.objects.base import Record
 from ckpt.objects.steps import (
     Call,
