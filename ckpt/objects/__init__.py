@@ -26,6 +26,19 @@ MODULES = (
     "rseq",
     "timers",
     "itimers",
+    "namespaces",
+    "ipc",
+    "timens",
+    "creds",
+    "sched",
+    "limits",
+    "prctl",
+    "thread_attributes",
+    "seccomp",
+    "dispatch",
+    "membarrier",
+    "speculation",
+    "cgroup",
 )
 
 

@@ -47,7 +47,7 @@ def cut(raw: bytes, first: bytes, last: bytes) -> bytes:
     """Return the lines from the one named `first` up to, without, the one named `last`."""
     start = raw.find(b"\n" + first + b":")
     end = raw.find(b"\n" + last + b":", start)
-    return raw[start + 1 : len(raw) if end < 0 else end]
+    return raw[start + 1 : len(raw) if end < 0 else end + 1]
 
 
 _frozen: weakref.WeakKeyDictionary[Process, Statuses] = weakref.WeakKeyDictionary()
