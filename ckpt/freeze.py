@@ -43,7 +43,7 @@ class Thread:
         self.is_stopped = False
         self.regs: X86Regs = _NO_REGS
         self.handled_signal = False
-        """A signal with a handler is pending: -EINTR, if that is the result, is owed."""
+        """A signal with a handler is pending, or a job stop came: -EINTR is owed."""
         self.reissue: restart.Strategy | None = None
         """Set when the thread was rewound: it makes its call again when it goes on."""
 
@@ -153,7 +153,9 @@ class Frozen:
             ptrace.resume(thread.tid, 0 if stop.is_syscall or stop.event else stop.signo)
             return False
         if stop.signo in _JOB_STOPS:
+            # A job stop ends such calls by itself: their EINTR is the program's own.
             self.process.stopped_by = stop.signo
+            thread.handled_signal = True
         thread.is_stopped = True
         self._take_regs(thread)
         return True
@@ -164,7 +166,7 @@ class Frozen:
         thread.regs = regs
         if signed(regs.rax) not in _MAY_BE_LOST or signed(regs.orig_rax) < 0:
             return
-        thread.handled_signal = has_handled_signal(self.process.tgid, thread.tid)
+        thread.handled_signal |= has_handled_signal(self.process.tgid, thread.tid)
         strategy = restart.classify(
             regs, self._code_before(thread), handled_signal_pending=thread.handled_signal
         )

@@ -9,19 +9,24 @@ import array
 import os
 import signal
 import socket
+import time
 from typing import TYPE_CHECKING, Any
 
+from ckpt import reissue
 from ckpt.arch.x86_64 import machine_code
 from ckpt.arch.x86_64.regs import REG_NAMES, X86Regs, encode_regs, parse_regs, signed, unsigned
+from ckpt.arch.x86_64.restart import Kind
 from ckpt.errors import CkptError, RestoreError
 from ckpt.host import ptrace, seed, trap
 from ckpt.objects import modules
+from ckpt.objects.interrupted import final_regs
 from ckpt.objects.maps_text import MapsLine, parse_maps
 from ckpt.objects.steps import Call, Executor, Step
+from ckpt.objects.task import ThreadRecord
 from ckpt.tape import CODE_BYTES, DATA_BYTES, REGION_BYTES, Player
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from ckpt.arch.x86_64.rearm import Rearm
     from ckpt.image.reader import ImageFile
@@ -237,14 +242,39 @@ class Restorer:
             ) from error
 
     def commit(self, options: Options) -> None:
-        """Let everything run: from here on the process does not depend on us."""
-        if options.stopped:
-            os.kill(self.root_tid, signal.SIGSTOP)
-        for tid in self._traced:
-            ptrace.set_options(tid, 0)
-        for tid in self._traced:
-            ptrace.detach(tid)
-        self._traced.clear()
+        """Let everything run: from here on the process does not depend on us.
+
+        It is committed when EXITKILL is cleared on the last thread.
+        """
+        pidfd = os.pidfd_open(self.root_tid)
+        try:
+            stays_stopped = options.stopped or self.records.processes[0].stopped_by
+            if stays_stopped:
+                signal.pidfd_send_signal(pidfd, signal.SIGSTOP)
+            for tid in self._traced:
+                ptrace.set_options(tid, 0)
+            tids, self._traced = self._traced, []
+            reentries = [] if stays_stopped else list(self._reentries())
+            for _ in reissue.let_go(self.root_tid, pidfd, tids, reentries):
+                pass
+        finally:
+            os.close(pidfd)
+
+    def _reentries(self) -> Iterator[reissue.Reentry]:
+        """Yield the calls that are made again for the time that they had left."""
+        now_ns = time.monotonic_ns()
+        for record in self.records.of(ThreadRecord):
+            call = record.interrupted
+            if call.kind is not Kind.REISSUE or call.remaining_ns is None:
+                continue
+            yield reissue.Reentry(
+                record.tid,
+                final_regs(call, record.regs),
+                call.nr,
+                call.entry,
+                call.timeout,
+                now_ns + call.remaining_ns,
+            )
 
     def _kill(self) -> None:
         """End whatever was created and not committed."""

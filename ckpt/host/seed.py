@@ -29,6 +29,7 @@ OPTIONS: Final = (
     | ptrace.Option.TRACECLONE
     | ptrace.Option.TRACEEXEC
     | ptrace.Option.EXITKILL
+    | ptrace.Option.SUSPEND_SECCOMP
 )
 
 _SYS_MMAP: Final = 9

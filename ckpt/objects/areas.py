@@ -123,7 +123,7 @@ def capture(process: Process) -> _Raw:
         extents = pagemap.scan_own_pages(pagemap_fd, skip)
         guards = pagemap.scan_guard_pages(pagemap_fd)
         if process.sink is not None:
-            process.sink.store(ref, mem_fd, extents)
+            process.sink.store(ref, mem_fd, extents, process.living_tid)
     finally:
         os.close(pagemap_fd)
         os.close(mem_fd)

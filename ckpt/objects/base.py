@@ -103,8 +103,11 @@ class StoppedThread(Protocol):
 class PageSink(Protocol):
     """Where captured pages go. Implemented by the image writer; see `ckpt.image.writer`."""
 
-    def store(self, ref: int, source_fd: int, extents: Any) -> None:
-        """Copy `extents` (array('Q') of address, length pairs) of `source_fd` under objref."""
+    def store(self, ref: int, source_fd: int, extents: Any, tid: int = 0) -> None:
+        """Copy `extents` (array('Q') of address, length pairs) of `source_fd` under objref.
+
+        `tid`: whose memory `source_fd` is, if it is memory.
+        """
 
 
 class Process:

@@ -7,10 +7,13 @@ same size and modification time. A file mapped shared is live data: it must exis
 from __future__ import annotations
 
 import os
+import stat
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ckpt.errors import Finding, RestoreError
 from ckpt.objects.base import Plain
+from ckpt.objects.file_kinds import inode
+from ckpt.objects.file_kinds.common import inode_key, inode_made
 from ckpt.objects.maps_text import MapsLine, unescape_path
 from ckpt.objects.steps import Token
 from ckpt.objects.vma_flags import Vm
@@ -21,7 +24,6 @@ if TYPE_CHECKING:
     from ckpt.objects.base import Builder, Process, Restorer
 
 _DELETED: Final = b" (deleted)"
-_SHMEM_ZERO: Final = b"/dev/zero (deleted)"
 
 
 class MappedFile(Plain):
@@ -62,26 +64,49 @@ def capture(process: Process, lines: Iterable[MapsLine]) -> Capture:
 def capture_exe(process: Process) -> MappedFile:
     """Look at the file behind /proc/PID/exe."""
     link = process.path("exe")
-    return _capture(link, os.fsencode(os.readlink(link)))
+    return _capture(process, link, os.fsencode(os.readlink(link)))
 
 
 def _capture_file(process: Process, line: MapsLine) -> MappedFile:
     # The folder stands beside task/, not below it; /proc/TID leads there from any thread.
     link = f"/proc/{process.living_tid}/map_files/{line.start:x}-{line.end:x}"
-    return _capture(link, line.name)
+    return _capture(process, link, line.name)
 
 
-def _capture(link: str, name: bytes) -> MappedFile:
+def _capture(process: Process, link: str, name: bytes) -> MappedFile:
     path = unescape_path(name)
-    fd = os.open(link, os.O_RDONLY | os.O_CLOEXEC)
+    fd = os.open(link, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         status = os.fstat(fd)
         build_id = read_build_id(fd)
+        ref = 0
+        if stat.S_ISREG(status.st_mode) and not _is_at(path, status):
+            ref = inode.inode_ref(process.identities, status.st_dev, status.st_ino)
+            inode.capture_content(process, ref, fd, *_kind_of(name))
     finally:
         os.close(fd)
     return MappedFile(
-        path, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, build_id
+        path, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, build_id, ref
     )
+
+
+def _is_at(path: str, status: os.stat_result) -> bool:
+    """Tell whether the path leads to the mapped inode: names may be forged, numbers decide."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return False
+    return (found.st_dev, found.st_ino) == (status.st_dev, status.st_ino)
+
+
+def _kind_of(name: bytes) -> tuple[str, bytes]:
+    """Return the kind of inode behind a mapping without a path, and its name."""
+    name = name.removesuffix(_DELETED)
+    if name == b"/dev/zero":
+        return inode.SHMEM, b""
+    if name.startswith(b"/memfd:"):
+        return inode.MEMFD, name.removeprefix(b"/memfd:")
+    return inode.DELETED, name
 
 
 def read_build_id(fd: int) -> bytes:
@@ -118,7 +143,7 @@ def _find_build_id(notes: bytes) -> bytes:
 def plan_open(file: MappedFile, key: str, areas: Sequence[object], build: Builder) -> None:
     """Add the step that opens `file` as `key`, with the access that its areas need."""
     writes = any(area.flags & Vm.SHARED and area.flags & Vm.MAYWRITE for area in areas)  # type: ignore[attr-defined]
-    needs = (Token("inode", file.content),) if file.content else ()
+    needs = (inode_made(file.content),) if file.content else ()
     build.host_step(
         OpenMapped(file, key, writes),
         "open a mapped file",
@@ -139,7 +164,7 @@ class OpenMapped:
         """Open by path, or the inode that was made from the image's content."""
         path = self.file.path
         if self.file.content:
-            path = f"/proc/self/fd/{restorer.fds[f'inode:{self.file.content}']}"
+            path = f"/proc/self/fd/{restorer.fds[inode_key(self.file.content)]}"
         flags = (os.O_RDWR if self.writes else os.O_RDONLY) | os.O_CLOEXEC | os.O_NOCTTY
         try:
             restorer.fds[self.key] = os.open(path, flags)

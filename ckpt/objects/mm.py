@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 from ckpt.errors import RestoreError
 from ckpt.objects import mapped_files
 from ckpt.objects.base import Record
+from ckpt.objects.file_kinds.common import inode_key, inode_made
 from ckpt.objects.mapped_files import MappedFile
 from ckpt.objects.passing import SendFds, close_call, lowest_free, receive_call
 from ckpt.objects.steps import Blob, Call, Token, memory_filled, mm_fields_set
@@ -126,7 +127,7 @@ def _plan_process(tgid: int, record: MmRecord, build: Builder) -> None:
     build.host_step(
         OpenExe(record.exe, key),
         "open the exe file",
-        needs=(Token("inode", record.exe.content),) if record.exe.content else (),
+        needs=(inode_made(record.exe.content),) if record.exe.content else (),
         provides=(opened,),
     )
     build.host_step(
@@ -179,7 +180,7 @@ class OpenExe:
         """Open by path, or the inode that was made from the image's content."""
         path = self.file.path
         if self.file.content:
-            path = f"/proc/self/fd/{restorer.fds[f'inode:{self.file.content}']}"
+            path = f"/proc/self/fd/{restorer.fds[inode_key(self.file.content)]}"
         try:
             restorer.fds[self.key] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
