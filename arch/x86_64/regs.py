@@ -27,9 +27,9 @@ USER_CS: Final = 0x33
 USER_DS: Final = 0x2B
 USER32_CS: Final = 0x23
 
-# Bits of eflags that ptrace lets a tracer set: FLAG_MASK of arch/x86/kernel/ptrace.c (6.x):
-# CF PF AF ZF SF TF DF OF RF AC. The others keep their kernel value: IF and the fixed bit are set,
-# NT and ID may have been set by the program itself and come back through FLAG_MASK's NT.
+# Bits of eflags that a program can have: those that ptrace sets (FLAG_MASK of
+# arch/x86/kernel/ptrace.c: CF PF AF ZF SF TF DF OF RF AC NT), ID, which popf can toggle and ptrace
+# leaves alone, and the two that are always set in user mode.
 EFLAGS_CF: Final = 1 << 0
 EFLAGS_TF: Final = 1 << 8
 EFLAGS_IF: Final = 1 << 9

@@ -2,8 +2,8 @@
 
 Add a line to LAYOUTS for each ctypes structure and each ``struct`` format that mirrors a C type,
 and to CONSTANTS for each block of numbers; ``test_abi.py`` compiles a C program against the
-installed headers and compares. A type or constant that the installed headers may be too old for
-is registered with ``optional=True``; the test then says that it was skipped.
+installed headers and compares. What is newer than Linux 6.1 is registered with ``since=(6, 8)``,
+the first version whose headers have it; with older ones it is not among the tests.
 """
 
 import ctypes
@@ -11,7 +11,17 @@ import struct
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from ckpt.arch.x86_64 import regs
+from ckpt.arch.x86_64 import (
+    cpu,
+    debugregs,
+    rearm,
+    regs,
+    restart,
+    rseq,
+    timeouts,
+    tls,
+    xstate,
+)
 
 
 class Layout(NamedTuple):
@@ -22,7 +32,7 @@ class Layout(NamedTuple):
     size: int
     offsets: dict[str, int]
     """C member (``a.b[1]`` works) to offset in bytes."""
-    optional: bool = False
+    since: tuple[int, int] = (0, 0)
 
 
 class Constants(NamedTuple):
@@ -30,7 +40,7 @@ class Constants(NamedTuple):
 
     headers: tuple[str, ...]
     values: dict[str, int]
-    optional: bool = False
+    since: tuple[int, int] = (0, 0)
 
 
 def of_ctypes(
@@ -38,7 +48,7 @@ def of_ctypes(
     c_type: str,
     *headers: str,
     rename: Mapping[str, str] | None = None,
-    optional: bool = False,
+    since: tuple[int, int] = (0, 0),
 ) -> Layout:
     """Describe a ctypes structure; ``rename`` maps our field names to C members.
 
@@ -46,7 +56,7 @@ def of_ctypes(
     """
     names = {field[0]: field[0] for field in structure._fields_} | dict(rename or {})
     offsets = {c: getattr(structure, ours).offset for ours, c in names.items() if c}
-    return Layout(c_type, headers, ctypes.sizeof(structure), offsets, optional)
+    return Layout(c_type, headers, ctypes.sizeof(structure), offsets, since)
 
 
 def of_format(
@@ -54,7 +64,7 @@ def of_format(
     c_type: str,
     members: Sequence[str],
     *headers: str,
-    optional: bool = False,
+    since: tuple[int, int] = (0, 0),
 ) -> Layout:
     """Describe a ``struct`` format; ``members`` has one C member a value, "" for none."""
     codes = form.format if isinstance(form, struct.Struct) else form
@@ -62,7 +72,7 @@ def of_format(
     for offset, member in zip(_value_offsets(codes), members, strict=True):
         if member:
             offsets[member] = offset
-    return Layout(c_type, headers, struct.calcsize(codes), offsets, optional)
+    return Layout(c_type, headers, struct.calcsize(codes), offsets, since)
 
 
 def _value_offsets(codes: str) -> list[int]:
@@ -84,12 +94,93 @@ def _value_offsets(codes: str) -> list[int]:
 
 
 USER = "sys/user.h"
+USER_DESC = ("entry_number", "base_addr", "limit", "")
+# node_id and mm_cid are newer than 6.1; the size has not changed.
+RSEQ = ("cpu_id_start", "cpu_id", "rseq_cs", "flags", "", "")
+SIGNED_DR7_RESERVED = debugregs.DR7_RESERVED - (1 << 64)
+PRCTL = ("asm/prctl.h",)
 
 LAYOUTS: list[Layout] = [
     of_ctypes(regs.UserRegs, "struct user_regs_struct", USER),
     of_format(regs._REGS, "struct user_regs_struct", regs.REG_NAMES, USER),
+    # The C structure's bit fields have no offsets.
+    of_format(tls.USER_DESC, "struct user_desc", USER_DESC, "asm/ldt.h"),
+    of_format(rseq.RSEQ, "struct rseq", RSEQ, "linux/rseq.h"),
+    of_format(rseq.RSEQ_CS, "struct rseq_cs", rseq.RseqCs._fields, "linux/rseq.h"),
 ]
 
 CONSTANTS: list[Constants] = [
-    Constants(("elf.h",), {"NT_PRSTATUS": regs.NT_PRSTATUS}),
+    Constants(("elf.h",), {"NT_PRSTATUS": regs.NT_PRSTATUS, "NT_X86_XSTATE": xstate.NT_X86_XSTATE}),
+    Constants(
+        (USER, "stddef.h"),
+        {
+            "offsetof(struct user, u_debugreg)": debugregs.DEBUGREG_OFFSET,
+            "offsetof(struct user, u_debugreg[7])": debugregs.debugreg_offset(7),
+            "offsetof(struct user_fpregs_struct, mxcsr)": xstate.MXCSR_OFFSET,
+            "offsetof(struct user_fpregs_struct, mxcr_mask)": xstate.MXCSR_MASK_OFFSET,
+            "offsetof(struct user_fpregs_struct, st_space)": 32,
+            "offsetof(struct user_fpregs_struct, xmm_space)": 160,
+            "offsetof(struct user_fpregs_struct, padding)": 416,
+            "sizeof(struct user_fpregs_struct)": xstate.LEGACY_SIZE,
+        },
+    ),
+    Constants(
+        ("asm/sigcontext.h",),
+        {
+            "offsetof(struct _fpstate_64, sw_reserved)": xstate.SW_RESERVED_OFFSET,
+            "sizeof(struct _fpx_sw_bytes)": xstate.SW_RESERVED_SIZE,
+            "sizeof(struct _header)": xstate.HEADER_SIZE,
+        },
+    ),
+    Constants(("asm/debugreg.h",), {"(unsigned)DR_STATUS": debugregs.DR_STATUS, "DR_CONTROL": 7}),
+    Constants(("asm/debugreg.h",), {"(long long)DR_CONTROL_RESERVED": SIGNED_DR7_RESERVED}),
+    Constants(("asm/ldt.h",), {"LDT_ENTRIES": 8192, "LDT_ENTRY_SIZE": tls.LDT_ENTRY_SIZE}),
+    Constants(
+        ("asm/ptrace-abi.h",),
+        {"PTRACE_GET_THREAD_AREA": 25, "PTRACE_SET_THREAD_AREA": tls.PTRACE_SET_THREAD_AREA},
+    ),
+    Constants(PRCTL, {f"ARCH_{code.name}": code for code in cpu.ArchPrctl if code < 0x4000}),
+    Constants(PRCTL, {f"ARCH_{c.name}": c for c in cpu.ArchPrctl if c >= 0x4000}, since=(6, 6)),
+    Constants(
+        ("linux/prctl.h",),
+        {
+            "PR_GET_TSC": cpu.PR_GET_TSC,
+            "PR_SET_TSC": cpu.PR_SET_TSC,
+            "PR_TSC_ENABLE": cpu.TscMode.ENABLE,
+            "PR_TSC_SIGSEGV": cpu.TscMode.SIGSEGV,
+        },
+    ),
+    Constants(
+        ("linux/audit.h",),
+        {"AUDIT_ARCH_X86_64": cpu.AUDIT_ARCH_X86_64, "AUDIT_ARCH_I386": cpu.AUDIT_ARCH_I386},
+    ),
+    Constants(
+        ("linux/futex.h",),
+        {
+            "FUTEX_WAIT": timeouts.FUTEX_WAIT,
+            "FUTEX_LOCK_PI": timeouts.FUTEX_LOCK_PI,
+            "FUTEX_WAIT_BITSET": timeouts.FUTEX_WAIT_BITSET,
+            "FUTEX_WAIT_REQUEUE_PI": timeouts.FUTEX_WAIT_REQUEUE_PI,
+            "FUTEX_LOCK_PI2": timeouts.FUTEX_LOCK_PI2,
+            "FUTEX_CLOCK_REALTIME": timeouts.FUTEX_CLOCK_REALTIME,
+        },
+    ),
+    Constants(
+        ("linux/net.h",),
+        {f"SYS_{name.upper()}": number for number, name in timeouts._SOCKETCALLS.items()},
+    ),
+    Constants(
+        ("linux/ipc.h",), {name.upper(): number for number, name in timeouts._IPC_CALLS.items()}
+    ),
+    Constants(
+        ("time.h",),
+        {
+            "CLOCK_REALTIME": timeouts.CLOCK_REALTIME,
+            "CLOCK_MONOTONIC": timeouts.CLOCK_MONOTONIC,
+            "TIMER_ABSTIME": timeouts.TIMER_ABSTIME,
+            "CLOCK_REALTIME_ALARM": rearm._ALARM_CLOCKS[0],
+            "CLOCK_BOOTTIME_ALARM": rearm._ALARM_CLOCKS[1],
+        },
+    ),
+    Constants(("errno.h",), {"EINTR": restart.EINTR}),
 ]
