@@ -120,10 +120,9 @@ def assemble(calls: Sequence[Call], address: int, room: int = DATA_BYTES) -> Ite
 
 def describe_call(call: Call) -> str:
     """Return a call as strace would print it."""
-    from ckpt.arch.x86_64.syscalls import I386_NAMES, X86_64_NAMES
+    from ckpt.arch.x86_64.syscalls import syscall_name
 
-    names = I386_NAMES if call.entry is Entry.INT80 else X86_64_NAMES
-    name = names.get(call.nr, f"syscall_{call.nr}")
+    name = syscall_name(call.nr, i386=call.entry is Entry.INT80)
     result = {Expect.EXACT: _number(call.value), Expect.NOT_NEGATIVE: ">= 0", Expect.ANY: "?"}
     return f"{name}({', '.join(_describe_arg(arg) for arg in call.args)}) = {result[call.expect]}"
 
