@@ -1,0 +1,88 @@
+"""A thread caught inside a system call finds the call going on, and its time limit kept."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from tests.live.harness import PAUSE_S, Build, Case, Mode, Run, Target
+
+RESTORABLE = {
+    "blocked_sleep": (
+        *("nanosleep", "nanosleep_libc", "nanosleep_int80", "nanosleep_registers"),
+        *("nanosleep_signal", "monotonic", "boottime", "realtime", "monotonic_until"),
+        *("boottime_until", "realtime_until", "cpu_clock"),
+    ),
+    "blocked_poll": (
+        *("poll", "poll_forever", "poll_nothing", "poll_signal", "poll_loop"),
+        *("ppoll", "ppoll_raw", "ppoll_forever", "ppoll_signal"),
+        *("select_raw", "select_forever"),
+        *("pselect6", "pselect6_raw", "pselect6_forever", "pselect6_signal"),
+        *("epoll_wait", "epoll_wait_raw", "epoll_wait_forever", "epoll_loop"),
+        *("epoll_pwait", "epoll_pwait_signal", "epoll_pwait2", "epoll_pwait2_forever"),
+    ),
+    "blocked_futex": (
+        *("wait", "wait_shared", "wait_forever", "wait_shared_forever", "wait_signal"),
+        *("bitset", "bitset_realtime", "bitset_forever", "lock_pi", "waitv"),
+        *("libc_semaphore", "libc_semaphore_forever", "libc_condition"),
+    ),
+    "blocked_signal": ("sigtimedwait", "sigwaitinfo", "sigsuspend", "pause"),
+    "blocked_read": (
+        *("pipe", "pipe_full", "eventfd", "timerfd", "recv", "recvmsg"),
+        *("recv_rcvtimeo", "recv_rcvtimeo_woken", "flock", "ofd_lock", "posix_lock"),
+    ),
+}
+# What these wait on is not restored yet, and an absolute CPU-clock deadline cannot come back.
+LEFT_RUNNING_ONLY = {
+    "blocked_sleep": ("cpu_clock_until",),
+    "blocked_ipc": (
+        *("semtimedop", "semop", "msgrcv", "mq_timedreceive", "mq_receive"),
+        *("io_getevents", "io_getevents_forever", "inotify", "wait4", "waitid", "terminal"),
+    ),
+}
+
+
+def _cases(calls: dict[str, tuple[str, ...]]) -> list[Case]:
+    return [Case(program, (name,)) for program, names in calls.items() for name in names]
+
+
+@pytest.mark.parametrize("mode", [Mode.LEFT_RUNNING, Mode.RESTORED])
+@pytest.mark.parametrize("case", _cases(RESTORABLE), ids=lambda case: case.name)
+def test_call_goes_on(run: Run, case: Case, mode: Mode) -> None:
+    run(case, mode)
+
+
+@pytest.mark.parametrize("mode", [Mode.LEFT_RUNNING])
+@pytest.mark.parametrize("case", _cases(LEFT_RUNNING_ONLY), ids=lambda case: case.name)
+def test_call_goes_on_in_a_process_left_running(run: Run, case: Case, mode: Mode) -> None:
+    run(case, mode)
+
+
+RESTARTED = [
+    Case("blocked_sleep", ("nanosleep",)),
+    Case("blocked_sleep", ("nanosleep_int80",)),
+    Case("blocked_poll", ("poll",)),
+    Case("blocked_poll", ("epoll_wait_raw",)),
+    Case("blocked_futex", ("wait",)),
+    Case("blocked_signal", ("sigtimedwait",)),
+    Case("blocked_read", ("recv_rcvtimeo",)),
+]
+
+
+@pytest.mark.parametrize("mode", [Mode.LEFT_RUNNING, Mode.RESTORED])
+@pytest.mark.parametrize("case", RESTARTED, ids=lambda case: case.name)
+def test_second_snapshot_of_a_restarted_call(build: Build, case: Case, mode: Mode) -> None:
+    """The thread is then inside restart_syscall, or in a call already shortened once."""
+    with Target(case, build) as target:
+        target.start()
+        assert target.wait_ready()
+        for _ in range(2):
+            if mode is Mode.RESTORED:
+                target.snapshot()
+                time.sleep(PAUSE_S / 2)
+                target.restore()
+            else:
+                target.snapshot("--leave-running")
+        target.go(mode)
+        assert target.wait_result().text == "PASS\n"
