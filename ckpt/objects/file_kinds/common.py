@@ -1,0 +1,259 @@
+"""What every kind of open file stands on: its record, the table it was found in, its opening.
+
+One `struct file` is one `FileRecord`, however many descriptors lead to it. Nothing here knows any
+particular kind.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from ckpt.errors import Finding
+from ckpt.objects.base import Plain, Process, Record
+from ckpt.objects.steps import Token
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ckpt.host.kernel_view import FileView
+    from ckpt.objects.base import Objref, Restorer
+    from ckpt.objects.steps import Action
+
+O_ASYNC: Final = 0o20000
+O_PATH: Final = 0o10000000
+O_LARGEFILE: Final = 0o100000
+"""`include/uapi/asm-generic/fcntl.h`, 6.18; the os module lacks these or calls them 0."""
+
+FMODE_READ: Final = 1
+FMODE_WRITE: Final = 2
+"""`include/linux/fs.h`, 6.18."""
+
+SETTABLE_FLAGS: Final = os.O_APPEND | os.O_NONBLOCK | os.O_DIRECT | os.O_NOATIME
+"""Status flags that F_SETFL changes (SETFL_MASK of fs/fcntl.c), O_ASYNC aside."""
+
+SETFL: Final = 4
+SYS_FCNTL: Final = 72
+"""`include/uapi/asm-generic/fcntl.h`, `arch/x86/entry/syscalls/syscall_64.tbl`."""
+
+
+class Owner(Plain, frozen=True):
+    """Who gets SIGIO of a file (struct fown_struct)."""
+
+    pid: int
+    kind: int
+    """F_OWNER_TID 0, F_OWNER_PID 1, F_OWNER_PGRP 2."""
+    signum: int
+
+
+class FileRecord(Record, frozen=True, kw_only=True):
+    """One struct file: what all kinds have. Subclasses set a tag that begins with `file.`."""
+
+    ref: int
+    flags: int
+    """f_flags without O_CLOEXEC: access mode, status flags."""
+    owner: Owner | None = None
+
+
+class OpenFile:
+    """One struct file of the table under observation, and the descriptors that lead to it."""
+
+    __slots__ = ("_link", "fds", "ref", "view")
+
+    def __init__(self, ref: Objref, view: FileView) -> None:
+        self.ref = ref
+        self.view = view
+        """As seen through the lowest descriptor."""
+        self.fds: list[int] = [view.fd]
+        self._link: bytes | None = None
+
+    @property
+    def flags(self) -> int:
+        """f_flags as a record holds them."""
+        return self.view.f_flags & ~os.O_CLOEXEC
+
+    @property
+    def is_socket(self) -> bool:
+        """Tell whether this is a socket of any family."""
+        return stat.S_ISSOCK(self.view.mode)
+
+    @property
+    def is_pipe(self) -> bool:
+        """Tell whether this is an end of a pipe or FIFO."""
+        return stat.S_ISFIFO(self.view.mode)
+
+    @property
+    def is_path_only(self) -> bool:
+        """Tell whether it was opened with O_PATH: a place, not something to read or write."""
+        return bool(self.view.f_flags & O_PATH)
+
+    @property
+    def can_read(self) -> bool:
+        """Tell whether the access mode lets one read."""
+        return self.view.f_flags & os.O_ACCMODE in (os.O_RDONLY, os.O_RDWR)
+
+    @property
+    def can_write(self) -> bool:
+        """Tell whether the access mode lets one write."""
+        return self.view.f_flags & os.O_ACCMODE in (os.O_WRONLY, os.O_RDWR)
+
+    def is_anon(self, f_op: str, name: str) -> bool:
+        """Tell whether it is a nameless kernel object of these operations.
+
+        Without BPF the operations have no symbol; then the anonymous inode's name decides, which no
+        file with a path can have: such inodes have a device of their own.
+        """
+        return self.view.f_op == f_op if self.view.f_op else self.view.anon_name == name
+
+    def link(self, table: Table) -> bytes:
+        """Return what readlink of /proc/PID/fd/N says: for people and for reopening, never proof.
+
+        A path as our own root sees it; " (deleted)" stands behind it when the name is gone.
+        """
+        if self._link is None:
+            self._link = os.readlink(b"%d" % self.fds[0], dir_fd=table.folder_fd)
+        return self._link
+
+    def common(self) -> tuple[int, int, Owner | None]:
+        """Return ref, flags and owner: the fields of every `FileRecord`."""
+        view = self.view
+        if not view.owner_pid and not view.owner_signum:
+            return self.ref, self.flags, None
+        return self.ref, self.flags, Owner(view.owner_pid, view.owner_type, view.owner_signum)
+
+
+class Table:
+    """One descriptor table under observation: its files, each once, lowest descriptor first."""
+
+    def __init__(self, process: Process, files: Sequence[OpenFile], folder_fd: int) -> None:
+        self.process = process
+        self.files = files
+        self.folder_fd = folder_fd
+        """/proc/PID/task/TID/fd of a living thread, opened as a folder."""
+        self.by_fd: dict[int, OpenFile] = {fd: file for file in files for fd in file.fds}
+        self.kept: dict[str, object] = {}
+        """What a kind found out once about the whole table, by a name of its own."""
+
+    def where(self, file: OpenFile) -> str:
+        """Name a file for a finding."""
+        shown = ", ".join(map(str, file.fds[:4])) + (", ..." if len(file.fds) > 4 else "")
+        return f"process {self.process.tgid} fd {shown}"
+
+    def describe(self, file: OpenFile) -> str:
+        """Return what a file is, for a finding."""
+        view = file.view
+        name = view.anon_name or printable(file.link(self))
+        return f"{view.fs_type} {name}" if view.fs_type and not view.anon_name else name
+
+    def fdinfo(self, file: OpenFile) -> dict[bytes, list[bytes]]:
+        """Return the lines of /proc/PID/fdinfo/N by their names."""
+        text = self.process.read(f"fdinfo/{file.fds[0]}")
+        return parse_fdinfo(text)
+
+    def copy(self, file: OpenFile) -> int:
+        """Return our own descriptor of the same struct file; the caller closes it."""
+        return self.process.getfd(file.fds[0])
+
+
+def parse_fdinfo(text: bytes) -> dict[bytes, list[bytes]]:
+    """Split the `name: value` lines of an fdinfo file; a name may come many times."""
+    found: dict[bytes, list[bytes]] = {}
+    for line in text.splitlines():
+        name, colon, value = line.partition(b":")
+        if colon:
+            found.setdefault(name.strip(), []).append(value.strip())
+    return found
+
+
+def complete_pipes(table: Table) -> set[tuple[int, int]]:
+    """Return (dev, ino) of the pipes of which this table has a reader and a writer."""
+    known = table.kept.get("pipes")
+    if not isinstance(known, set):
+        ends: tuple[set[tuple[int, int]], set[tuple[int, int]]] = (set(), set())
+        for file in table.files:
+            if file.is_pipe and not file.is_path_only:
+                for side, holds in zip(ends, (file.can_read, file.can_write), strict=True):
+                    if holds:
+                        side.add((file.view.dev, file.view.ino))
+        known = table.kept["pipes"] = ends[0] & ends[1]
+    return known
+
+
+def find_leak(file: OpenFile, table: Table) -> Iterator[Finding]:
+    """Yield a blocker if somebody beside this table has the file open; only a frozen table tells.
+
+    For kinds that cannot be mapped: their only other holders are foreign tables and messages.
+    """
+    count = file.view.f_count
+    if table.process.is_frozen and count is not None and count > len(file.fds):
+        what = f"{table.describe(file)}: also open outside ({count} references, "
+        what += f"{len(file.fds)} found)"
+        yield Finding(table.where(file), what, "end the other process that inherited it")
+
+
+def printable(raw: bytes) -> str:
+    """Return a path from the target as text without control characters."""
+    text = raw.decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+class Opening(NamedTuple):
+    """How the restorer makes one or more files: `action` leaves each at `file_key(ref)`."""
+
+    refs: tuple[int, ...]
+    action: Action
+    needs: tuple[Token, ...] = ()
+    after: tuple[Token, ...] = ()
+
+
+class Placed(NamedTuple):
+    """Where the files of one table stand once they are placed."""
+
+    tgid: int
+    numbers: Mapping[int, Sequence[int]]
+    """File objref -> descriptors, ascending."""
+    used: frozenset[int]
+    """Every number that is not free, the socket's included."""
+    cloexec: frozenset[int]
+    """Numbers that close on exec."""
+    placed: Token
+    """What a step needs that uses the descriptors."""
+    settled: Token
+    """What a step provides that opens or closes one for a moment: locks wait for it."""
+
+
+def file_key(ref: int) -> str:
+    """Return the restorer's key of an opened file."""
+    return f"file:{ref}"
+
+
+def inode_key(ref: int) -> str:
+    """Return the restorer's key of a recreated inode, open for reading and writing."""
+    return f"inode:{ref}"
+
+
+def inode_made(ref: int) -> Token:
+    """The inode stands at `inode_key(ref)`, with its content."""
+    return Token("inode", ref)
+
+
+def set_status_flags(fd: int, flags: int) -> None:
+    """Give `fd` the settable ones of `flags`, if it has others."""
+    import fcntl
+
+    now = fcntl.fcntl(fd, fcntl.F_GETFL)
+    wanted = (now & ~SETTABLE_FLAGS) | (flags & SETTABLE_FLAGS)
+    if wanted != now:
+        fcntl.fcntl(fd, fcntl.F_SETFL, wanted)
+
+
+def reopen(fd: int, flags: int) -> int:
+    """Return a new open file on the same inode, through our own descriptor."""
+    return os.open(f"/proc/self/fd/{fd}", flags | os.O_CLOEXEC | os.O_NOCTTY)
+
+
+def keep(restorer: Restorer, ref: int, fd: int) -> None:
+    """Hand a newly opened file over to the restorer."""
+    restorer.fds[file_key(ref)] = fd

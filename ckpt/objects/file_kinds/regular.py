@@ -1,0 +1,191 @@
+"""Regular files with a name: opened again by path. Deleted ones: recreated with their content.
+
+The policy for a file that is not what it was: the image holds no content of files that have a name,
+so the file on disk is the truth. It is accepted if it is the same inode and has not shrunk (logs
+grow), or another inode of the recorded size and modification time (a faithful copy). A shrunk or
+replaced file is refused; `Options.allow_changed_files` accepts it.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING, ClassVar, Final
+
+from ckpt.errors import Finding, RestoreError
+from ckpt.objects.file_kinds.common import (
+    O_ASYNC,
+    FileRecord,
+    OpenFile,
+    Opening,
+    Table,
+    inode_made,
+    keep,
+    printable,
+)
+from ckpt.objects.file_kinds.inode import (
+    DELETED,
+    capture_content,
+    inode_ref,
+    open_inode,
+)
+from ckpt.objects.file_kinds.places import Place, find_place
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from ckpt.objects.base import Builder, Records, Restorer
+
+KERNEL_FILE_SYSTEMS: Final = frozenset(
+    {
+        "proc", "sysfs", "debugfs", "tracefs", "securityfs", "configfs", "cgroup", "cgroup2",
+        "bpf", "pidfs", "nsfs", "mqueue", "devpts", "efivarfs", "pstore", "binfmt_misc",
+        "fusectl", "selinuxfs", "resctrl", "anon_inodefs", "hugetlbfs", "secretmem", "guest_memfd",
+    }
+)  # fmt: skip
+"""Their files are the kernel's answers, not data that an offset means something in."""
+
+_DELETED: Final = b" (deleted)"
+
+
+class RegularFile(FileRecord, tag="file.regular", frozen=True, kw_only=True):
+    """An open regular file."""
+
+    VOLATILE: ClassVar[frozenset[str]] = frozenset({"dev", "ino", "size", "mtime_ns"})
+    path: bytes
+    pos: int
+    size: int
+    mtime_ns: int
+    dev: int
+    ino: int
+    """As stat shows them."""
+    inode: int
+    """Objref of the inode; its InodeContent is in the image if `is_kept`."""
+    is_kept: bool
+    """No path leads to it: its content is in the image."""
+
+
+RECORDS = (RegularFile,)
+
+
+def claims(file: OpenFile, table: Table) -> bool:
+    """Tell whether it is a regular file of a file system that holds data."""
+    del table
+    return stat.S_ISREG(file.view.mode) and file.view.fs_type not in KERNEL_FILE_SYSTEMS
+
+
+def survey(files: Sequence[OpenFile], table: Table) -> Iterable[Finding]:
+    """Warn of files that will come back as inodes of their own."""
+    if not table.process.is_frozen:
+        return
+    for file in files:
+        if file.view.nlink and find_place(file, table) is None:
+            what = f"no known path leads to {printable(file.link(table))}, which has other names"
+            hint = "it comes back as a deleted file of its own"
+            yield Finding(table.where(file), what, hint, blocker=False)
+
+
+def capture(files: Sequence[OpenFile], table: Table) -> Iterable[RegularFile]:
+    """Record each file; store the content of those that no path leads to."""
+    for file in files:
+        view = file.view
+        place = find_place(file, table) if view.nlink else None
+        is_kept = place is None
+        inode = inode_ref(table.process.identities, view.dev, view.ino)
+        if place is None:
+            place = _keep_content(file, table, inode)
+        ref, flags, owner = file.common()
+        yield RegularFile(
+            ref=ref,
+            flags=flags,
+            owner=owner,
+            path=place.path,
+            pos=view.f_pos,
+            size=place.size,
+            mtime_ns=place.mtime_ns,
+            dev=place.dev,
+            ino=place.ino,
+            inode=inode,
+            is_kept=is_kept,
+        )
+
+
+def _keep_content(file: OpenFile, table: Table, inode: int) -> Place:
+    path = file.link(table).removesuffix(_DELETED)
+    copy = table.copy(file)
+    try:
+        capture_content(table.process, inode, copy, DELETED, path)
+        now = os.fstat(copy)
+    finally:
+        os.close(copy)
+    return Place(path, now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns)
+
+
+def plan(records: Records, build: Builder) -> Iterable[Opening]:
+    """Open each file again."""
+    for record in records.of(RegularFile):
+        if record.is_kept:
+            yield Opening((record.ref,), OpenKept(record), needs=(inode_made(record.inode),))
+        else:
+            yield Opening((record.ref,), OpenRegular(record, build.options.allow_changed_files))
+
+
+class OpenRegular:
+    """Open a file by path, refuse one that is not what it was, seek."""
+
+    def __init__(self, record: RegularFile, allow_changed: bool) -> None:
+        self.record = record
+        self.allow_changed = allow_changed
+
+    def perform(self, restorer: Restorer) -> None:
+        """Open with the recorded flags; the check is made on what was opened."""
+        record = self.record
+        flags = (record.flags & ~O_ASYNC) | os.O_CLOEXEC
+        try:
+            fd = os.open(record.path, flags)
+        except OSError as error:
+            hint = "put the file back where it was"
+            raise RestoreError(
+                "cannot be opened", where=printable(record.path), hint=hint, errno=error.errno
+            ) from error
+        keep(restorer, record.ref, fd)
+        if not self.allow_changed:
+            check_unchanged(record, os.fstat(fd))
+        if record.pos:
+            os.lseek(fd, record.pos, os.SEEK_SET)
+
+    def describe(self) -> str:
+        """Return one line for `--dry-run`."""
+        return f"open {printable(self.record.path)} at {self.record.pos}"
+
+
+class OpenKept:
+    """Open a recreated inode with the access mode and flags of one of its open files."""
+
+    def __init__(self, record: RegularFile) -> None:
+        self.record = record
+
+    def perform(self, restorer: Restorer) -> None:
+        """Open it through our own descriptor of the inode."""
+        open_inode(restorer, self.record.ref, self.record.inode, self.record.flags, self.record.pos)
+
+    def describe(self) -> str:
+        """Return one line for `--dry-run`."""
+        return f"open deleted {printable(self.record.path)} at {self.record.pos}"
+
+
+def check_unchanged(record: RegularFile, now: os.stat_result) -> None:
+    """Raise RestoreError if the opened file is not the recorded one by the policy above."""
+    same_inode = (now.st_dev, now.st_ino) == (record.dev, record.ino)
+    if not stat.S_ISREG(now.st_mode):
+        what = "is no regular file any more"
+    elif same_inode and now.st_size >= record.size:
+        return
+    elif same_inode:
+        what = f"has shrunk from {record.size} to {now.st_size} bytes since the snapshot"
+    elif (now.st_size, now.st_mtime_ns) == (record.size, record.mtime_ns):
+        return
+    else:
+        what = "has been replaced by another file since the snapshot"
+    hint = "put the file back, or accept it with --allow-changed-files"
+    raise RestoreError(what, where=printable(record.path), hint=hint)

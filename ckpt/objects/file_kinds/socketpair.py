@@ -1,0 +1,328 @@
+"""Connected unix socket pairs, stream, dgram and seqpacket, with both ends inside and their data.
+
+The data is looked at with MSG_PEEK and a moving peek offset, which is put back; nothing is taken.
+An end whose peer has been closed comes back the same way. Descriptors under way in messages are
+refused. The task itself makes the pair, so that SO_PEERCRED names it; ckpt-bpf then fills it
+through its own copies.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from typing import TYPE_CHECKING, ClassVar, Final
+
+from ckpt.errors import Finding
+from ckpt.host.syscalls import pidfd_getfd
+from ckpt.objects.base import Plain
+from ckpt.objects.file_kinds.common import (
+    FileRecord,
+    OpenFile,
+    Opening,
+    Table,
+    find_leak,
+    keep,
+    set_status_flags,
+)
+from ckpt.objects.file_kinds.unix_peers import TCP_LISTEN, UnixSocket, unix_sockets
+from ckpt.objects.passing import close_call
+from ckpt.objects.steps import Call, Scratch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from ckpt.objects.base import Builder, Records, Restorer
+
+SYS_SOCKETPAIR, SYS_SETRESUID, SYS_SETRESGID = 53, 117, 119
+SO_PEEK_OFF: Final = 42
+SO_SNDBUFFORCE, SO_RCVBUFFORCE = 32, 33
+SO_RCVTIMEO, SO_SNDTIMEO, SO_RCVLOWAT = 20, 21, 18
+SO_PASSCRED, SO_PASSSEC = 16, 34
+"""`include/uapi/asm-generic/socket.h`, 6.18."""
+MSG_LOOK: Final = socket.MSG_PEEK | socket.MSG_DONTWAIT
+UNCHANGED: Final = 0xFFFFFFFF
+_LARGEST_MESSAGE: Final = 1 << 20
+_UCRED: Final = struct.Struct("<iII")
+_TIMEVAL_BYTES: Final = 16
+_NUMBERS: Final = {
+    "send_buffer": socket.SO_SNDBUF,
+    "receive_buffer": socket.SO_RCVBUF,
+    "receive_low": SO_RCVLOWAT,
+    "pass_credentials": SO_PASSCRED,
+    "pass_security": SO_PASSSEC,
+    "peek_offset": SO_PEEK_OFF,
+}
+
+
+class Message(Plain, frozen=True):
+    """One message, or one run of stream bytes of the same sender."""
+
+    data: bytes
+    sender: tuple[int, int, int] | None
+    """pid, uid, gid as SCM_CREDENTIALS shows them, where the receiver asked for them."""
+
+
+class SocketFile(FileRecord, tag="file.socketpair", frozen=True, kw_only=True):
+    """One end of a pair."""
+
+    VOLATILE: ClassVar[frozenset[str]] = frozenset()
+    kind: int
+    """SOCK_STREAM, SOCK_DGRAM, SOCK_SEQPACKET."""
+    peer: int
+    """Objref of the other end; 0: it has been closed."""
+    received: list[Message]
+    """What waits to be received by this end."""
+    shutdown: int
+    """Bit 0: receives nothing more, bit 1: sends nothing more."""
+    send_buffer: int
+    receive_buffer: int
+    receive_low: int
+    pass_credentials: int
+    pass_security: int
+    peek_offset: int
+    receive_timeout: bytes
+    send_timeout: bytes
+    """struct timeval."""
+    peer_uid: int
+    peer_gid: int
+
+
+RECORDS = (SocketFile,)
+
+
+def claims(file: OpenFile, table: Table) -> bool:
+    """Tell whether it is an unnamed, connected unix socket whose peer is inside, or closed."""
+    if not file.is_socket:
+        return False
+    found = unix_sockets(table).get(file.view.ino)
+    if found is None or found.is_named or found.peer is None or found.state == TCP_LISTEN:
+        return False
+    return not found.peer or _find_peer(found, table) is not None
+
+
+def survey(files: Sequence[OpenFile], table: Table) -> Iterable[Finding]:
+    """Refuse ends that somebody else has too, and descriptors under way."""
+    for file in files:
+        yield from find_leak(file, table)
+        with _copy(file, table) as end:
+            try:
+                _read_queue(end)
+            except _NotPlainError as error:
+                hint = "let the program receive them first"
+                yield Finding(table.where(file), f"{table.describe(file)}: {error}", hint)
+
+
+def capture(files: Sequence[OpenFile], table: Table) -> Iterable[SocketFile]:
+    """Record options and queue of each end."""
+    sockets = unix_sockets(table)
+    for file in files:
+        found = sockets[file.view.ino]
+        peer = _find_peer(found, table)
+        ref, flags, owner = file.common()
+        with _copy(file, table) as end:
+            try:
+                received = _read_queue(end)
+            except _NotPlainError:
+                continue  # refused by survey
+            numbers = {
+                name: end.getsockopt(socket.SOL_SOCKET, option) for name, option in _NUMBERS.items()
+            }
+            credentials = end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+            _, uid, gid = _UCRED.unpack(credentials)
+            yield SocketFile(
+                ref=ref,
+                flags=flags,
+                owner=owner,
+                kind=found.kind,
+                peer=peer.ref if peer else 0,
+                received=received,
+                shutdown=found.shutdown,
+                receive_timeout=end.getsockopt(socket.SOL_SOCKET, SO_RCVTIMEO, _TIMEVAL_BYTES),
+                send_timeout=end.getsockopt(socket.SOL_SOCKET, SO_SNDTIMEO, _TIMEVAL_BYTES),
+                peer_uid=uid,
+                peer_gid=gid,
+                **numbers,
+            )
+
+
+def _find_peer(found: UnixSocket, table: Table) -> OpenFile | None:
+    ends = table.kept.get("sockets")
+    if not isinstance(ends, dict):
+        ends = {file.view.ino: file for file in table.files if file.is_socket}
+        table.kept["sockets"] = ends
+    return ends.get(found.peer) if found.peer else None
+
+
+def _copy(file: OpenFile, table: Table) -> socket.socket:
+    return socket.socket(fileno=table.copy(file))
+
+
+class _NotPlainError(Exception):
+    """The queue holds more than bytes; the text says what."""
+
+
+def _read_queue(end: socket.socket) -> list[Message]:
+    """Return what waits at an end, leaving it there."""
+    before = end.getsockopt(socket.SOL_SOCKET, SO_PEEK_OFF)
+    end.setsockopt(socket.SOL_SOCKET, SO_PEEK_OFF, 0)
+    try:
+        return list(_peek_all(end))
+    finally:
+        end.setsockopt(socket.SOL_SOCKET, SO_PEEK_OFF, before)
+
+
+def _peek_all(end: socket.socket) -> Iterator[Message]:
+    asks = end.getsockopt(socket.SOL_SOCKET, SO_PASSCRED)
+    room = socket.CMSG_SPACE(_UCRED.size) if asks else 0
+    is_stream = end.type == socket.SOCK_STREAM
+    while True:
+        try:
+            data, extras, flags, _ = end.recvmsg(_LARGEST_MESSAGE, room, MSG_LOOK)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            if error.errno in (errno.ECONNRESET, errno.ENOTCONN):
+                return
+            raise
+        if flags & socket.MSG_CTRUNC:
+            raise _NotPlainError("descriptors are under way in its messages")
+        if flags & socket.MSG_TRUNC:
+            raise _NotPlainError(f"a message of more than {_LARGEST_MESSAGE} bytes")
+        if not data and (is_stream or _is_at_end(end)):
+            return
+        senders = [_UCRED.unpack(value) for _, kind, value in extras if kind == 2]
+        yield Message(data, senders[0] if senders else None)
+
+
+def _is_at_end(end: socket.socket) -> bool:
+    """Tell an empty message from "the other end is closed", which looks the same."""
+    import select
+
+    poller = select.poll()
+    poller.register(end, select.POLLRDHUP)
+    return any(events & (select.POLLRDHUP | select.POLLHUP) for _, events in poller.poll(0))
+
+
+def plan(records: Records, build: Builder) -> Iterable[Opening]:
+    """Make each pair once."""
+    del build
+    ends = {record.ref: record for record in records.of(SocketFile)}
+    done: set[int] = set()
+    for ref, end in ends.items():
+        if ref in done:
+            continue
+        peer = ends.get(end.peer)
+        refs = (ref, peer.ref) if peer else (ref,)
+        done.update(refs)
+        yield Opening(refs, MakePair(end, peer))
+
+
+class MakePair:
+    """Let the task make a pair; set its options and fill it."""
+
+    def __init__(self, first: SocketFile, second: SocketFile | None) -> None:
+        self.first = first
+        self.second = second
+
+    def perform(self, restorer: Restorer) -> None:
+        """Fill while both ends are open and large, then give each its own options."""
+        fds = make_in_task(restorer, self.first)
+        ends = [socket.socket(fileno=fd) for fd in fds]
+        try:
+            for end, other, record in self._sides(ends):
+                _fill(end, other, record)
+            for end, _, record in self._sides(ends):
+                _set_options(end, record)
+            for end, _, record in self._sides(ends):
+                fd = os.dup(end.fileno())
+                keep(restorer, record.ref, fd)
+                set_status_flags(fd, record.flags)
+        finally:
+            for end in ends:
+                end.close()
+
+    def describe(self) -> str:
+        """Return one line for `--dry-run`."""
+        kind = socket.SocketKind(self.first.kind).name
+        waiting = [
+            sum(len(message.data) for message in end.received) if end else 0
+            for end in (self.first, self.second)
+        ]
+        closed = "" if self.second else ", one end closed"
+        return f"make a {kind} pair with {waiting[0]} and {waiting[1]} bytes waiting{closed}"
+
+    def _sides(
+        self, ends: Sequence[socket.socket]
+    ) -> Iterator[tuple[socket.socket, socket.socket, SocketFile]]:
+        yield ends[0], ends[1], self.first
+        if self.second:
+            yield ends[1], ends[0], self.second
+
+
+def make_in_task(restorer: Restorer, record: SocketFile) -> list[int]:
+    """Return our copies of a pair that the root task made with the recorded credentials."""
+    tid = restorer.root_tid
+    uid, gid = record.peer_uid, record.peer_gid
+    calls = [Call(SYS_SOCKETPAIR, (socket.AF_UNIX, record.kind, 0, Scratch(8)))]
+    if uid or gid:
+        become = [
+            Call(SYS_SETRESGID, (UNCHANGED, gid, UNCHANGED)),
+            Call(SYS_SETRESUID, (UNCHANGED, uid, UNCHANGED)),
+        ]
+        back = [
+            Call(SYS_SETRESUID, (UNCHANGED, 0, UNCHANGED)),
+            Call(SYS_SETRESGID, (UNCHANGED, 0, UNCHANGED)),
+        ]
+        calls = [*become, *calls, *back]
+    before = _numbers(restorer, tid)
+    restorer.play(tid, calls)
+    made = sorted(_numbers(restorer, tid) - before)
+    pidfd = os.pidfd_open(tid)
+    try:
+        return [pidfd_getfd(pidfd, number) for number in made]
+    finally:
+        os.close(pidfd)
+        restorer.play(tid, [close_call(number) for number in made])
+
+
+def _numbers(restorer: Restorer, tid: int) -> set[int]:
+    return set(map(int, os.listdir(restorer.proc_path(tid, "fd"))))
+
+
+def _fill(end: socket.socket, other: socket.socket, record: SocketFile) -> None:
+    """Send from `other` what waits at `end`."""
+    if not record.received:
+        return
+    if record.pass_credentials:
+        end.setsockopt(socket.SOL_SOCKET, SO_PASSCRED, 1)
+    size = sum(len(message.data) + 1024 for message in record.received)
+    other.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, 2 * size)
+    for message in record.received:
+        extras = []
+        if message.sender:
+            extras = [(socket.SOL_SOCKET, socket.SCM_CREDENTIALS, _UCRED.pack(*message.sender))]
+        sent = other.sendmsg([message.data], extras, socket.MSG_DONTWAIT)
+        if sent != len(message.data):
+            raise OSError(errno.ENOSPC, "the data does not fit into the socket again")
+
+
+def _set_options(end: socket.socket, record: SocketFile) -> None:
+    """Give an end its recorded options; the kernel doubles what it is told about buffers."""
+    level = socket.SOL_SOCKET
+    forced = {"send_buffer": SO_SNDBUFFORCE, "receive_buffer": SO_RCVBUFFORCE}
+    for name, option in _NUMBERS.items():
+        wanted = getattr(record, name)
+        if end.getsockopt(level, option) != wanted:
+            value = wanted // 2 if name in forced else wanted
+            end.setsockopt(level, forced.get(name, option), value)
+    for option, value in (
+        (SO_RCVTIMEO, record.receive_timeout),
+        (SO_SNDTIMEO, record.send_timeout),
+    ):
+        if any(value):
+            end.setsockopt(level, option, value)
+    ways = {1: socket.SHUT_RD, 2: socket.SHUT_WR, 3: socket.SHUT_RDWR}
+    if record.shutdown and record.peer:
+        end.shutdown(ways[record.shutdown & 3])

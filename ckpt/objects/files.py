@@ -1,0 +1,253 @@
+"""A process's descriptors: which numbers lead to which open files, and the files themselves.
+
+A `struct files_struct` is one `FileTable`; a `struct file` is one record of its kind's module in
+`file_kinds/`, however many descriptors lead to it. At a restore ckpt-bpf opens the files, sends
+them over the task's socket and lets the task place them; what needs the descriptors at their
+numbers (watch lists, SIGIO owners) follows.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, NamedTuple
+
+from ckpt.objects.base import Plain, Record
+from ckpt.objects.file_kinds import kinds
+from ckpt.objects.file_kinds.common import (
+    FileRecord,
+    OpenFile,
+    Opening,
+    Placed,
+    Table,
+    file_key,
+)
+from ckpt.objects.file_kinds.inode import InodeContent, captured_contents, plan_contents
+from ckpt.objects.file_kinds.owners import plan_owners, survey_owners
+from ckpt.objects.file_kinds.placing import Batch, Target, place_all
+from ckpt.objects.file_kinds.streams import split_streams
+from ckpt.objects.passing import SendFds
+from ckpt.objects.steps import Token, fds_placed, memory_filled, memory_mapped, mm_fields_set
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from types import ModuleType
+
+    from ckpt.errors import Finding
+    from ckpt.objects.base import Builder, Options, Process, ProcessRecord, Records, Restorer
+    from ckpt.objects.steps import Action
+
+
+class Descriptor(Plain, frozen=True):
+    """One number of a table."""
+
+    fd: int
+    cloexec: bool
+    file: int
+    """Objref of its `FileRecord`."""
+
+
+class FileTable(Record, tag="files", frozen=True, kw_only=True):
+    """One struct files_struct."""
+
+    ref: int
+    descriptors: list[Descriptor]
+
+
+RECORDS: tuple[type[Record], ...] = (
+    FileTable,
+    InodeContent,
+    *(record for kind in kinds() for record in kind.RECORDS),
+)
+
+
+class _Raw(NamedTuple):
+    table: FileTable
+    records: list[Record]
+
+
+def survey(process: Process) -> Iterable[Finding]:
+    """Look at every descriptor while the target runs."""
+    with _OpenTable(process) as table:
+        return _survey_table(table)
+
+
+def capture(process: Process) -> _Raw:
+    """Look again, now that nothing changes, and record every file with what is in it."""
+    with _OpenTable(process) as table:
+        process.findings.extend(_survey_table(table))
+        records: list[Record] = []
+        for kind, files in _by_kind(table).items():
+            records.extend(kind.capture(files, table))
+        return _Raw(_record_table(table), records)
+
+
+def finish(raw: _Raw, process: Process) -> Iterable[Record]:
+    """Return the table, its files, and the inodes whose content is in the image."""
+    return [raw.table, *raw.records, *captured_contents(process)]
+
+
+def preflight(records: Records, options: Options) -> Iterable[Finding]:
+    """Find which files are no longer what they were, all of them, before anything is made."""
+    for kind in kinds():
+        if hasattr(kind, "preflight"):
+            yield from kind.preflight(records, options)
+
+
+def reserved_fds(records: Records) -> Iterable[int]:
+    """Return every number that a table uses."""
+    return (entry.fd for table in records.of(FileTable) for entry in table.descriptors)
+
+
+def plan(records: Records, build: Builder) -> None:
+    """Open each file, pass and place it, then settle what needs the numbers."""
+    plan_contents(records, build)
+    openings: dict[int, Opening] = {}
+    for kind in kinds():
+        for opening in kind.plan(records, build):
+            openings.update(dict.fromkeys(opening.refs, opening))
+    tables = {table.ref: table for table in records.of(FileTable)}
+    for process in records.processes:
+        if process.files in tables:
+            _plan_table(process, tables[process.files], openings, records, build)
+
+
+class _OpenTable:
+    """The table of a process with its /proc folder held open."""
+
+    def __init__(self, process: Process) -> None:
+        self.process = process
+        self.folder_fd = -1
+
+    def __enter__(self) -> Table:
+        path = self.process.path("fd")
+        self.folder_fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        return split_streams(Table(self.process, group_files(self.process), self.folder_fd))
+
+    def __exit__(self, *exc: object) -> None:
+        os.close(self.folder_fd)
+
+
+def group_files(process: Process) -> list[OpenFile]:
+    """Return every struct file once, in the order of its lowest descriptor."""
+    files: dict[int, OpenFile] = {}
+    for fd, view in sorted(process.file_views.items()):
+        known = files.get(view.file)
+        if known is None:
+            ref = process.identities.ref("file", view.file)
+            files[view.file] = OpenFile(ref, view)
+        else:
+            known.fds.append(fd)
+    return list(files.values())
+
+
+def _by_kind(table: Table) -> dict[ModuleType, list[OpenFile]]:
+    found: dict[ModuleType, list[OpenFile]] = {}
+    for file in table.files:
+        kind = next(kind for kind in kinds() if kind.claims(file, table))
+        found.setdefault(kind, []).append(file)
+    return found
+
+
+def _survey_table(table: Table) -> list[Finding]:
+    findings: list[Finding] = []
+    for kind, files in _by_kind(table).items():
+        findings.extend(kind.survey(files, table))
+    findings.extend(survey_owners(table))
+    return findings
+
+
+def _record_table(table: Table) -> FileTable:
+    views = table.process.file_views
+    descriptors = [
+        Descriptor(fd, views[fd].cloexec, file.ref) for fd, file in sorted(table.by_fd.items())
+    ]
+    ref = table.process.identities.ref("files", table.process.tgid)
+    return FileTable(ref=ref, descriptors=descriptors)
+
+
+def _plan_table(
+    process: ProcessRecord,
+    table: FileTable,
+    openings: Mapping[int, Opening],
+    records: Records,
+    build: Builder,
+) -> None:
+    numbers: dict[int, list[tuple[int, bool]]] = {}
+    for entry in table.descriptors:
+        numbers.setdefault(entry.file, []).append((entry.fd, entry.cloexec))
+    lost = [entry.fd for entry in table.descriptors if entry.file not in openings]
+    for fd in lost:
+        build.refuse(f"process {process.tgid} fd {fd}", "the image has no record of its file")
+    targets = [Target(ref, tuple(fds)) for ref, fds in numbers.items() if ref in openings]
+    _plan_batches(process, place_all(targets, build.socket_fd), openings, build)
+    placed = Placed(
+        process.tgid,
+        {ref: [fd for fd, _ in fds] for ref, fds in numbers.items()},
+        frozenset({build.socket_fd, *(entry.fd for entry in table.descriptors)}),
+        frozenset(entry.fd for entry in table.descriptors if entry.cloexec),
+        fds_placed(process.files),
+        Token("files-settled", process.files),
+    )
+    for kind in kinds():
+        if hasattr(kind, "settle"):
+            kind.settle(records, placed, build)
+    files = [record for record in records if isinstance(record, FileRecord)]
+    plan_owners(files, placed, process, build)
+
+
+def _plan_batches(
+    process: ProcessRecord,
+    batches: Iterable[Batch],
+    openings: Mapping[int, Opening],
+    build: Builder,
+) -> None:
+    """Open, send and place batch by batch, so that never more than one piles up with us."""
+    done: set[int] = set()
+    before = [memory_filled(process.tgid), mm_fields_set(process.tgid)]
+    placed = fds_placed(process.files)
+    for index, batch in enumerate(batches):
+        made = Token(f"files-made:{index}", process.files)
+        sent = Token(f"files-sent:{index}", process.files)
+        taken = Token(f"files-taken:{index}", process.files)
+        due = list(_due(batch.refs, openings, done))
+        build.host_step(
+            MakeFiles([opening.action for opening in due]),
+            "open files",
+            needs=dict.fromkeys(token for opening in due for token in opening.needs),
+            after=before,
+            provides=[made],
+        )
+        build.host_step(
+            SendFds([file_key(ref) for ref in batch.refs]),
+            "pass files",
+            needs=[made, memory_mapped(process.tgid)],
+            provides=[sent],
+        )
+        build.tape(
+            process.tgid, batch.calls, "place descriptors", needs=[sent], provides=[taken, placed]
+        )
+        before = [taken]
+
+
+def _due(refs: Sequence[int], openings: Mapping[int, Opening], done: set[int]) -> Iterator[Opening]:
+    """Yield each opening whose files are not open yet; a pipe's opens both ends at once."""
+    for ref in refs:
+        if ref not in done:
+            done.update(openings[ref].refs)
+            yield openings[ref]
+
+
+class MakeFiles:
+    """Open the files of one batch."""
+
+    def __init__(self, actions: Sequence[Action]) -> None:
+        self.actions = tuple(actions)
+
+    def perform(self, restorer: Restorer) -> None:
+        """Open one after the other; the first that fails ends the restore."""
+        for action in self.actions:
+            action.perform(restorer)
+
+    def describe(self) -> str:
+        """Return one line for `--dry-run`."""
+        return "; ".join(action.describe() for action in self.actions)
