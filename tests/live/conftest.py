@@ -16,6 +16,8 @@ from tests.live.harness import Build, Case, Mode, Outcome, Run, become_subreaper
 
 PARALLEL = 3
 CASE_S = 100.0
+HUGE_PAGES = Path("/proc/sys/vm/nr_hugepages")
+HUGE_PAGES_WANTED = 16
 HERE = Path(__file__).parent
 
 
@@ -35,6 +37,16 @@ def build() -> Iterator[Build]:
     build.remove()
 
 
+@pytest.fixture(scope="session")
+def huge_pages() -> Iterator[None]:
+    """Reserve a few huge pages for the run, and give them back."""
+    before = HUGE_PAGES.read_text()
+    if int(before) < HUGE_PAGES_WANTED:
+        HUGE_PAGES.write_text(str(HUGE_PAGES_WANTED))
+    yield
+    HUGE_PAGES.write_text(before)
+
+
 def _selected_cases(session: pytest.Session) -> list[tuple[Case, Mode]]:
     selected = []
     for item in session.items:
@@ -49,6 +61,7 @@ def outcomes(
     request: pytest.FixtureRequest, build: Build
 ) -> Iterator[dict[tuple[Case, Mode], Future[Outcome]]]:
     """Every selected case, started in order, a few at a time."""
+    request.getfixturevalue("huge_pages")
     pool = ThreadPoolExecutor(PARALLEL)
     yield {
         (case, mode): pool.submit(run_case, case, mode, build)
