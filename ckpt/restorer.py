@@ -180,10 +180,9 @@ class Restorer:
         after = parse_regs(ptrace.get_regset(tid, ptrace.NT_PRSTATUS, 216))
         self._results[tid] = signed(after.rax)
 
-    def park(self, tid: int, regs: X86Regs, xstate: bytes) -> None:
+    def park(self, tid: int, regs: X86Regs) -> None:
         """Load final registers into a thread, in the trap."""
         trap.reach_trap(tid)
-        ptrace.set_regset(tid, ptrace.NT_X86_XSTATE, xstate)
         content = encode_regs(regs)
         result = self._results.get(tid)
         if result is not None and result != signed(regs.rax):

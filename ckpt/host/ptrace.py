@@ -34,6 +34,7 @@ class Request(enum.IntEnum):
     DETACH = 17
     SYSCALL = 24
     GET_THREAD_AREA = 25
+    SET_THREAD_AREA = 26
     SETOPTIONS = 0x4200
     GETEVENTMSG = 0x4201
     GETSIGINFO = 0x4202
@@ -250,10 +251,10 @@ def get_record(tid: int, request: Request, room: int, addr: int | None = None) -
     return buffer.raw
 
 
-def set_record(tid: int, request: Request, content: bytes) -> None:
-    """Hand `content` to a PTRACE_SET_* request."""
+def set_record(tid: int, request: Request, content: bytes, addr: int | None = None) -> None:
+    """Hand `content` to a PTRACE_SET_* request; `addr` defaults to its size in bytes."""
     buffer = ctypes.create_string_buffer(content, len(content))
-    _request(request, tid, len(content), ctypes.addressof(buffer))
+    _request(request, tid, len(content) if addr is None else addr, ctypes.addressof(buffer))
 
 
 def get_seccomp_filter(tid: int, index: int) -> bytes:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 MODULES = (
     "task",
+    "cpu_state",
     "areas",
     "mm",
     "session",

@@ -344,7 +344,7 @@ class Restorer(Protocol):
     def rearm(self, tid: int, call: Any, remaining_ns: int | None) -> None:
         """Make `call` (`ckpt.arch.x86_64.rearm.Rearm`) with a stop pending; keep its result."""
 
-    def park(self, tid: int, regs: Any, xstate: bytes) -> None:
+    def park(self, tid: int, regs: Any) -> None:
         """Load final registers into a thread, in the trap."""
 
     def unmap_tape(self, tid: int) -> None:

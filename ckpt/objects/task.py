@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 import msgspec
 
 from ckpt.arch.x86_64.regs import X86Regs
-from ckpt.host import ptrace
 from ckpt.objects import interrupted
 from ckpt.objects.base import ProcessRecord, Record
 from ckpt.objects.interrupted import Interrupted
@@ -40,7 +39,6 @@ if TYPE_CHECKING:
 
 SYS_CLONE3, SYS_PRCTL, SYS_SET_TID_ADDRESS, SYS_EXIT = 435, 157, 218, 60
 PR_SET_NAME: Final = 15
-_XSTATE_ROOM: Final = 16384
 
 # include/uapi/linux/sched.h
 _CLONE_THREAD_FLAGS: Final = 0x100 | 0x200 | 0x400 | 0x800 | 0x10000 | 0x40000
@@ -56,8 +54,6 @@ class ThreadRecord(Record, tag="thread"):
     tid: int
     comm: bytes
     regs: X86Regs
-    xstate: bytes
-    """The NT_X86_XSTATE regset."""
     clear_child_tid: int | None
     interrupted: Interrupted
 
@@ -67,19 +63,17 @@ RECORDS = (ProcessRecord, ThreadRecord)
 
 class _Raw(NamedTuple):
     comms: dict[int, bytes]
-    xstates: dict[int, bytes]
     codes: dict[int, bytes]
 
 
 def capture(process: Process) -> _Raw:
-    """Read names and FPU state; the registers were read as each thread stopped."""
-    comms, xstates, codes = {}, {}, {}
+    """Read names; the registers were read as each thread stopped."""
+    comms, codes = {}, {}
     with open(process.path("mem"), "rb", buffering=0) as memory:
         for tid, stop in process.stops.items():
             comms[tid] = process.read("comm", tid)[:-1]
-            xstates[tid] = ptrace.get_regset(tid, ptrace.NT_X86_XSTATE, _XSTATE_ROOM)
             codes[tid] = interrupted.read_code(memory.fileno(), stop.regs.rip)
-    return _Raw(comms, xstates, codes)
+    return _Raw(comms, codes)
 
 
 def finish(raw: _Raw, process: Process) -> Iterator[Record]:
@@ -101,7 +95,6 @@ def finish(raw: _Raw, process: Process) -> Iterator[Record]:
             tid=tid,
             comm=raw.comms[tid],
             regs=stop.regs,
-            xstate=raw.xstates[tid],
             clear_child_tid=view.clear_child_tid if view else None,
             interrupted=interrupted.describe(process, stop, raw.codes[tid]),
         )
@@ -155,7 +148,6 @@ def _plan_thread(process: ProcessRecord, record: ThreadRecord, build: Builder) -
         Park(
             tid,
             interrupted.final_regs(record.interrupted, record.regs),
-            record.xstate,
             build.final_rips,
         ),
         "load registers",
@@ -208,18 +200,15 @@ def _plan_end(process: ProcessRecord, build: Builder) -> None:
 class Park:
     """Load a thread's final registers, in the trap."""
 
-    def __init__(
-        self, tid: int, regs: X86Regs, xstate: bytes, final_rips: Mapping[int, int]
-    ) -> None:
+    def __init__(self, tid: int, regs: X86Regs, final_rips: Mapping[int, int]) -> None:
         self.tid = tid
         self.regs = regs
-        self.xstate = xstate
         self._final_rips = final_rips
 
     def perform(self, restorer: Restorer) -> None:
         """The result of a re-armed call that had ended meanwhile replaces rax."""
         regs = msgspec.structs.replace(self.regs, rip=self._rip)
-        restorer.park(self.tid, regs, self.xstate)
+        restorer.park(self.tid, regs)
 
     @property
     def _rip(self) -> int:
@@ -227,7 +216,7 @@ class Park:
 
     def describe(self) -> str:
         """Return one line for `--dry-run`."""
-        return f"load registers (rip {self._rip:#x}) and {len(self.xstate)} bytes of xstate"
+        return f"load registers, rip {self._rip:#x}"
 
 
 class UnmapTape:
