@@ -26,7 +26,14 @@ from ckpt.objects.file_kinds.owners import plan_owners, survey_owners
 from ckpt.objects.file_kinds.placing import Batch, Target, place_all
 from ckpt.objects.file_kinds.streams import split_streams
 from ckpt.objects.passing import SendFds
-from ckpt.objects.steps import Token, fds_placed, memory_filled, memory_mapped, mm_fields_set
+from ckpt.objects.steps import (
+    Token,
+    fds_placed,
+    memory_filled,
+    memory_mapped,
+    mm_fields_set,
+    timens_entered,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -203,7 +210,9 @@ def _plan_batches(
 ) -> None:
     """Open, send and place batch by batch, so that never more than one piles up with us."""
     done: set[int] = set()
-    before = [memory_filled(process.tgid), mm_fields_set(process.tgid)]
+    tgid = process.tgid
+    # Others pass descriptors of theirs, at numbers that they expect to be free.
+    before = [memory_filled(tgid), mm_fields_set(tgid), timens_entered(tgid)]
     placed = fds_placed(process.files)
     for index, batch in enumerate(batches):
         made = Token(f"files-made:{index}", process.files)
@@ -220,12 +229,10 @@ def _plan_batches(
         build.host_step(
             SendFds([file_key(ref) for ref in batch.refs]),
             "pass files",
-            needs=[made, memory_mapped(process.tgid)],
+            needs=[made, memory_mapped(tgid)],
             provides=[sent],
         )
-        build.tape(
-            process.tgid, batch.calls, "place descriptors", needs=[sent], provides=[taken, placed]
-        )
+        build.tape(tgid, batch.calls, "place descriptors", needs=[sent], provides=[taken, placed])
         before = [taken]
 
 

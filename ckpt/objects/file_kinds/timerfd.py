@@ -125,7 +125,9 @@ def read_clock_offsets(process: Process) -> dict[int, int]:
     """Return what the target's time namespace adds to our clocks, by clock number."""
     offsets: dict[int, int] = {}
     try:
-        text = process.read("timens_offsets")
+        # Not below task/: only a process's own folder has it, and a thread's number leads there.
+        with open(f"/proc/{process.living_tid}/timens_offsets", "rb") as file:
+            text = file.read()
     except FileNotFoundError:
         return offsets  # CONFIG_TIME_NS is off: there are none.
     for line in text.splitlines():
