@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 from ckpt.host import ptrace
 from ckpt.objects.base import Record
-from ckpt.objects.steps import born, creds_set, restart_armed, signals_queued, thread_done
+from ckpt.objects.steps import Token, born, creds_set, restart_armed, signals_queued, thread_done
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -102,5 +102,11 @@ def plan(records: Records, build: Builder) -> None:
             SetDispatch(record),
             "syscall user dispatch",
             needs=(born(tid),),
-            after=(thread_done(tid), creds_set(tid), restart_armed(tid), signals_queued(tid)),
+            after=(
+                thread_done(tid),
+                creds_set(tid),
+                restart_armed(tid),
+                signals_queued(tid),
+                Token("parked", tid),
+            ),
         )
