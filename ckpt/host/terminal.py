@@ -21,6 +21,7 @@ import errno
 import os
 import resource
 import signal
+import time
 from typing import TYPE_CHECKING, Final, NoReturn, Self
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ PASSED_ON: Final = frozenset(
     )
 )
 _WAITED_FOR: Final = PASSED_ON | {signal.SIGCHLD}
+_GROUP_SIGNAL_S: Final = 0.1
 _INPUT_STOPS: Final = frozenset((signal.SIGTTIN, signal.SIGTTOU))
 
 
@@ -167,12 +169,26 @@ class Attendant:
     def _continue_child(self) -> None:
         self.hand_over()
         try:
-            if self._shares_our_group():
-                os.kill(self.pid, signal.SIGCONT)
-            else:
+            if not self._shares_our_group():
                 os.killpg(os.getpgid(self.pid), signal.SIGCONT)
+            elif not self._was_continued():
+                os.kill(self.pid, signal.SIGCONT)
         except ProcessLookupError:
             pass  # It was killed while it was stopped; the next wait says so.
+
+    def _was_continued(self) -> bool:
+        """Tell whether whoever continued us meant our group: the child then goes on by itself.
+
+        Its SIGCONT may come a moment after ours. A second one would run its handler twice.
+        """
+        what = os.WCONTINUED | os.WEXITED | os.WNOHANG | os.WNOWAIT
+        deadline = time.monotonic() + _GROUP_SIGNAL_S
+        while os.waitid(os.P_PID, self.pid, what) is None:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            signal.sigtimedwait({signal.SIGCHLD}, left)
+        return True
 
     def _take_back(self) -> None:
         """Give our own group the foreground if the child's still has it."""
