@@ -69,13 +69,25 @@ class Rearm(NamedTuple):
         return tuple(args), encode_time(self.where, time_ns)
 
 
+def find_clock(fn: str, clockid: int) -> int:
+    """Return the clock on which a sleep's ``expires`` counts; alarms store a number of their own.
+
+    Raises ValueError for an alarm number that does not exist.
+    """
+    if fn != "alarm_timer_nsleep_restart":
+        return clockid
+    if clockid not in _ALARM_CLOCKS:
+        raise ValueError(f"{fn}: no alarm clock {clockid}")
+    return _ALARM_CLOCKS[clockid]
+
+
 def rearm_nanosleep(fn: str, clockid: int, rmtp: int, rmtp_type: int, entry: CallEntry) -> Rearm:
     """Rebuild the block of hrtimer_nanosleep_restart, alarm_timer_... and posix_cpu_....
 
     ``clockid``, ``rmtp`` and ``rmtp_type`` are restart_block.nanosleep's. The time to fill in is
     what remains on the returned clock.
     """
-    clock = _ALARM_CLOCKS[clockid] if fn == "alarm_timer_nsleep_restart" else clockid
+    clock = find_clock(fn, clockid)
     name, where = "clock_nanosleep", Where.TIMESPEC
     if entry is CallEntry.INT80:
         if rmtp_type == TT_COMPAT:

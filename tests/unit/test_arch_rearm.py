@@ -41,6 +41,8 @@ def test_no_rmtp_and_cpu_clocks() -> None:
 def test_alarm_sleeps_store_their_own_numbers(alarm: int, clock: int) -> None:
     call = rearm_nanosleep("alarm_timer_nsleep_restart", alarm, 0, TT_NONE, CallEntry.SYSCALL)
     assert (call.args[0], call.clock) == (clock, clock)
+    with pytest.raises(ValueError, match="no alarm clock"):
+        rearm_nanosleep("alarm_timer_nsleep_restart", alarm + 2, 0, TT_NONE, CallEntry.SYSCALL)
 
 
 @pytest.mark.parametrize(
