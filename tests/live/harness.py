@@ -166,7 +166,8 @@ class Target:
 
     def wait_ready(self) -> bool:
         """Wait for DIR/ready; False when the program ended with a result instead."""
-        wait_until("ready", lambda: self._has("ready") or self._has_ended(), READY_S)
+        ended = self._has_ended if self.pid else lambda: False  # 0: started by somebody else
+        wait_until("ready", lambda: self._has("ready") or ended(), READY_S)
         return self._has("ready")
 
     def snapshot(self, *options: str) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 
 import pytest
 
-from tests.live.harness import PAUSE_S, Build, Case, Mode, Run, Target
+from tests.live.harness import PAUSE_S, Build, Case, Mode, Run, Target, wait_until
 
 RESTORABLE = {
     "blocked_sleep": (
@@ -85,4 +87,29 @@ def test_second_snapshot_of_a_restarted_call(build: Build, case: Case, mode: Mod
             else:
                 target.snapshot("--leave-running")
         target.go(mode)
+        assert target.wait_result().text == "PASS\n"
+
+
+def _is_stopped(pid: int) -> bool:
+    with open(f"/proc/{pid}/stat") as stat:
+        return stat.read().rpartition(")")[2].split()[0] == "T"
+
+
+@pytest.mark.parametrize("mode", [Mode.LEFT_RUNNING, Mode.RESTORED])
+@pytest.mark.parametrize("call", ["nanosleep", "epoll_wait", "poll", "read"])
+def test_a_handled_signal_still_breaks_the_call_off(build: Build, call: str, mode: Mode) -> None:
+    """The signal is pending, not yet delivered, when the snapshot is taken."""
+    with Target(Case("interrupted", (call,)), build) as target:
+        target.start()
+        assert target.wait_ready()
+        os.kill(target.pid, signal.SIGSTOP)
+        wait_until("stop", lambda: _is_stopped(target.pid), 5.0)
+        os.kill(target.pid, signal.SIGUSR1)
+        if mode is Mode.RESTORED:
+            target.snapshot()
+            target.restore()
+        else:
+            target.snapshot("--leave-running")
+        target.go(mode)
+        os.kill(target.pid, signal.SIGCONT)
         assert target.wait_result().text == "PASS\n"

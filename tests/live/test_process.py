@@ -31,6 +31,7 @@ CASES = [
     Case("chroot_root"),
     Case("identity"),
     Case("identity", ("moved",)),
+    Case("exe_deleted"),
     Case("brk_growth"),
     Case("clocks"),
     Case("session", ("none",)),
