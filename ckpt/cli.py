@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import sys
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from ckpt.errors import CkptError, RefusedError
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from ckpt.errors import Finding
+    from ckpt.restore import RestoreResult
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -116,24 +118,38 @@ def _run_restore(args: argparse.Namespace) -> int:
     from ckpt.restore import restore
 
     options = Options(
-        detach=args.detach,
         stopped=args.stopped,
+        verify=args.verify,
         timens=not args.no_timens,
+        trust_image=args.trust_image,
         allow_changed_files=args.allow_changed_files,
     )
     path = args.image or _newest_image()
-    result = restore(path, options)
+    if args.detach:
+        _report_restored(args, path, restore(path, options))
+        return 0
+    from ckpt.host.terminal import Attendant
+
+    with ExitStack() as stack:
+        attendants: list[Attendant] = []
+
+        def attend(pid: int) -> None:
+            attendants.append(stack.enter_context(Attendant(pid)))
+
+        _report_restored(args, path, restore(path, options, before_commit=attend))
+        return _exit_code(attendants[0].wait())
+
+
+def _report_restored(args: argparse.Namespace, path: str, result: RestoreResult) -> None:
+    _print_findings(result.warnings)
     if args.pidfile:
         with open(args.pidfile, "w") as file:
             file.write(f"{result.pid}\n")
     if args.json:
         print(json.dumps(_plain(result)), flush=True)
     elif args.detach or args.verbose:
-        print(f"process {result.pid}: {result.threads} threads, from {path}", flush=True)
-    if args.detach:
-        return 0
-    _, status = os.waitpid(result.pid, 0)
-    return _exit_code(status)
+        text = f"process {result.pid}: {result.threads} threads, from {path}"
+        print(text, file=sys.stdout if args.detach else sys.stderr, flush=True)
 
 
 def _newest_image() -> str:

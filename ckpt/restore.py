@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from ckpt.errors import Finding, HostError, RestoreError
 from ckpt.host.probe import probe_host
 from ckpt.image.reader import open_image_file
+from ckpt.image.source import invoking_uid
 from ckpt.objects import modules, record_types
 from ckpt.objects.base import Options, Records, raise_blockers
 from ckpt.plan import Plan, build_plan
 from ckpt.restorer import Restorer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from ckpt.image.reader import ImageFile
 
 
@@ -22,29 +27,60 @@ class RestoreResult(NamedTuple):
 
     pid: int
     threads: int
+    warnings: list[Finding]
 
 
-def restore(path: str, options: Options | None = None) -> RestoreResult:
-    """Restore the process of the image at `path`; it runs when this returns.
+def restore(
+    path: str,
+    options: Options | None = None,
+    *,
+    before_commit: Callable[[int], object] | None = None,
+) -> RestoreResult:
+    """Restore the process of the image at `path`; it runs, as our child, when this returns.
+
+    `before_commit` is called with its pid while it is complete and has not run yet.
 
     Raises:
         CkptError: nothing of the process exists.
     """
     options = options or Options()
-    with open_image_file(path, record_types()) as image:
+    if os.geteuid() != 0:
+        raise HostError("only root can restore", hint="sudo ckpt-bpf restore")
+    with open_image(path, options) as image:
         records = Records(image.records)
         plan = make_plan(image, records, options)
         with Restorer(image, records, plan) as restorer:
             restorer.start()
-            for run in plan.runs():
-                restorer.carry_out(run)
+            # Only now may there be a second thread of ours: `start` forks without libc's help.
+            with image.checking_pages() as pages:
+                for run in plan.runs():
+                    restorer.carry_out(run)
+                pages.wait()
+            if options.verify:
+                _verify(image, records, restorer, options)
+            if before_commit is not None:
+                before_commit(restorer.root_tid)
             restorer.commit(options)
     root = records.processes[0]
-    return RestoreResult(root.tgid, len(root.tids))
+    return RestoreResult(root.tgid, len(root.tids), list(plan.warnings))
+
+
+def open_image(path: str, options: Options | None = None) -> ImageFile:
+    """Open the image at `path` (`-`: standard input), checked but for the contents of its pages.
+
+    Raises:
+        ImageError: it is not a whole image, or its owner is not trusted.
+    """
+    trusted = None if options is None or options.trust_image else invoking_uid()
+    return open_image_file(path, record_types(), trusted_uid=trusted)
 
 
 def make_plan(image: ImageFile, records: Records, options: Options) -> Plan:
-    """Check the host's files, then build the plan."""
+    """Look at what the records need of this host, then build the plan.
+
+    Raises:
+        RefusedError: with everything that stands in the way.
+    """
     clocks = image.header.clocks
     facts = msgspec.structs.replace(
         probe_host(),
@@ -52,9 +88,47 @@ def make_plan(image: ImageFile, records: Records, options: Options) -> Plan:
         snapshot_boottime_ns=clocks.boottime_ns,
         snapshot_realtime_ns=clocks.realtime_ns,
     )
-    found = []
+    found = list(_check_pids(records))
     for module in modules():
         if hasattr(module, "preflight"):
             found += module.preflight(records, options)
     raise_blockers(found, "cannot be restored here")
     return build_plan(records, facts, options)
+
+
+def _check_pids(records: Records) -> Iterator[Finding]:
+    """Find pids and tids that somebody else has."""
+    for process in records.processes:
+        for tid in {process.tgid, *process.tids}:
+            holder = _describe_holder(tid)
+            if holder:
+                yield Finding(f"pid {tid}", f"is taken by {holder}", _PID_HINT)
+
+
+_PID_HINT = "end that process, or have its parent reap it, and restore again"
+
+
+def _describe_holder(tid: int) -> str:
+    from ckpt.host.status import parse_fields
+
+    try:
+        with open(f"/proc/{tid}/status", "rb") as file:
+            fields = parse_fields(file.read())
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+    name = fields[b"Name"].decode("utf-8", "replace")
+    if fields[b"State"].startswith(b"Z"):
+        return f"a zombie ({name}) of parent {int(fields[b'PPid'])}"
+    tgid = int(fields[b"Tgid"])
+    return f"process {tgid} ({name})" if tgid == tid else f"a thread of process {tgid} ({name})"
+
+
+def _verify(image: ImageFile, records: Records, restorer: Restorer, options: Options) -> None:
+    from ckpt.verify import find_differences
+
+    differences = find_differences(image, records, restorer.tids, options)
+    if differences:
+        raise RestoreError(
+            f"{len(differences)} differences from the image: " + "; ".join(differences),
+            hint="nothing was left running; without --verify it would be",
+        )

@@ -74,6 +74,11 @@ class Restorer:
         if self._player is not None:
             self._player.close()
 
+    @property
+    def tids(self) -> list[int]:
+        """Every thread that exists, the root first."""
+        return list(self._traced)
+
     # Creation
 
     def start(self) -> None:

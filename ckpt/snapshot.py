@@ -51,11 +51,11 @@ def snapshot(pid: int, output: str | int | None = None, options: Options | None 
     started = time.monotonic()
     process = target.examine(pid, options)
     try:
-        observer = target.open_observer(process)
-        target.observe_running(process, observer)
-        raise_blockers(target.survey(process), f"process {pid} cannot be snapshotted")
-        with _open_writer(pid, output, options) as writer:
-            return _take(process, observer, writer, started)
+        with target.open_observer(process) as observer:
+            target.observe_running(process, observer)
+            raise_blockers(target.survey(process), f"process {pid} cannot be snapshotted")
+            with _open_writer(pid, output, options) as writer:
+                return _take(process, observer, writer, started)
     finally:
         os.close(process.pidfd)
 

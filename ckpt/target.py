@@ -7,6 +7,7 @@ message, and leaves no trace in the target.
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from ckpt.errors import CaptureError, HostError, RefusedError
@@ -16,6 +17,8 @@ from ckpt.objects import modules
 from ckpt.objects.base import Identities, Options, Process
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ckpt.errors import Finding
     from ckpt.host.kernel_view import Observer
 
@@ -94,17 +97,20 @@ def _elf_class(pid: int) -> int:
     return 0
 
 
-def open_observer(process: Process) -> Observer | None:
-    """Open the BPF observer, or the one that asks stopped threads; None: neither is possible.
+@contextmanager
+def open_observer(process: Process) -> Iterator[Observer | None]:
+    """Open the BPF observer, or the one that asks stopped threads.
 
     Raises:
         HostError: BPF was not ruled out and does not work here; the hint says what to do.
     """
     if process.options.no_bpf:
-        return None
+        yield None
+        return
     from ckpt.host import bpf
 
-    return bpf.open_observer()
+    with bpf.open_observer() as observer:
+        yield observer
 
 
 def survey(process: Process) -> list[Finding]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import operator
 import os
+import threading
 from functools import reduce
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -95,6 +96,10 @@ class ImageFile:
         for error in self.find_bad_pages(progress):
             raise error
 
+    def checking_pages(self) -> BackgroundCheck:
+        """Check the contents of all pages on the other core, while a `with` block runs."""
+        return BackgroundCheck(self)
+
     def find_bad_pages(self, progress: Progress | None = None) -> Iterator[ImageError]:
         """Check the contents of all pages, yielding an error for each object that is damaged.
 
@@ -125,6 +130,40 @@ class ImageFile:
             default = "unchecked" if frame.type == FrameType.PAGES else "good"
             state = self._states.get(frame.offset, default)
             yield FrameRow(type_name(frame.type), frame.offset, frame.length, state)
+
+
+class BackgroundCheck:
+    """A check of all pages in a thread; `wait` raises what it found."""
+
+    def __init__(self, image: ImageFile) -> None:
+        self._image = image
+        self._error: Exception | None = None
+        self._stop = False
+        self._thread = threading.Thread(target=self._run, name="check-pages", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop = True
+        self._thread.join()
+
+    def wait(self) -> None:
+        """Wait for the end of the check; raises the first ImageError."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        try:
+            self._image.verify_pages(self._continue)
+        except Exception as error:
+            self._error = error
+
+    def _continue(self, _done: int, _total: int) -> None:
+        if self._stop:
+            raise InterruptedError("the check was stopped")
 
 
 def open_image_file(

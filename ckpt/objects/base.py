@@ -72,7 +72,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     deadline_s: float | None = None
     timens: bool = True
     stopped: bool = False
-    detach: bool = False
+    verify: bool = False
+    trust_image: bool = False
     allow_changed_files: bool = False
     """Restore although a regular file was replaced, shrunk or modified since the snapshot."""
 
