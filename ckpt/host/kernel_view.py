@@ -189,6 +189,8 @@ class ThreadView(_View, frozen=True, gc=False, kw_only=True):
     """Since boot, host; start_boottime of the task."""
     utime_ns: int | None
     stime_ns: int | None
+    runtime_ns: int | None
+    """Time on a CPU, as the scheduler counts it (CLOCK_THREAD_CPUTIME_ID)."""
 
     robust_list: int
     compat_robust_list: int | None
@@ -247,6 +249,8 @@ class ThreadView(_View, frozen=True, gc=False, kw_only=True):
     pid_ns: int | None
     """Inode number of the pid namespace the task itself is in."""
     user_ns: int | None
+    securebits: int | None = None
+    """cred->securebits, SECBIT_*; None: not seen."""
     files_count: int | None
     fs_users: int | None
     umask: int | None
@@ -507,8 +511,10 @@ class Observer(Protocol):
     def read_stack(self, tid: int) -> tuple[str, ...]:
         """Return the functions on the kernel stack of ``tid``, innermost first (for messages)."""
 
-    def watch_tasks(self, tgid: int) -> AbstractContextManager[TaskWatch]:
-        """Record fork, exec, exit and restarts of ``tgid`` and its descendants meanwhile."""
+    def watch_tasks(
+        self, tgid: int, *, restarts: bool = False
+    ) -> AbstractContextManager[TaskWatch]:
+        """Record forks, execs and exits (and restarts) of ``tgid`` and its descendants."""
 
 
 class TaskEvent(_View, frozen=True, gc=False):

@@ -1,0 +1,213 @@
+"""The BPF source of kernel views: ``with open_observer() as observer: ...``.
+
+Loads programs when they are first needed and turns what the iterators write into views. ``read_*``
+only copies bytes out of the kernel and is for the frozen time; ``decode`` of what it returns is for
+afterwards. One thread at a time may use an observer. Import this module only where BPF is wanted.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import Final
+
+from ckpt.errors import CaptureError
+from ckpt.host.bpf_cache import Cache
+from ckpt.host.bpf_decode import Surroundings, decode_tasks, find_process
+from ckpt.host.bpf_events import TaskEvents
+from ckpt.host.bpf_load import Libbpf, Loaded, load_bytecode
+from ckpt.host.bpf_store import PROGRAMS, load_programs
+from ckpt.host.kallsyms import load_symbols
+from ckpt.host.kernel_view import NO_OBJECT, FileView, KernelId, KernelView, VmaView
+
+_CLOCK_MONOTONIC_COARSE: Final = 6
+"""include/uapi/linux/time.h; its resolution is the kernel's tick."""
+# bpf/timers.h
+_TIMERS_A_PASS: Final = 32
+_TIMER_BYTES: Final = 104
+
+
+class BpfObserver:
+    """An open BPF source; implements ``kernel_view.Observer``. Close it (or use ``with``)."""
+
+    source = "bpf"
+
+    def __init__(self, cache: Cache | None = None) -> None:
+        with cache or Cache() as opened:
+            self._bytecode = load_programs(opened)
+            self.symbols = load_symbols(opened)
+        self._lib = Libbpf()
+        self._loaded: dict[str, Loaded] = {}
+        self._ids: dict[int, KernelId] = {0: NO_OBJECT}
+        gaps = {gap for bytecode in self._bytecode.values() for gap in bytecode.gaps}
+        self.gaps = tuple(sorted(gaps | set(self._missing_symbols())))
+        """Struct members and functions that this kernel lacks."""
+
+    def _missing_symbols(self) -> Iterable[str]:
+        for bytecode in self._bytecode.values():
+            for program in bytecode.programs:
+                for _, name in program.symbols:
+                    if self.symbols.address_of(name) is None:
+                        yield f"{name}()"
+
+    def __enter__(self) -> BpfObserver:
+        return self
+
+    def __exit__(self, *_reason: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Unload the programs."""
+        while self._loaded:
+            self._loaded.popitem()[1].close()
+
+    def prepare(self, *names: str) -> None:
+        """Load programs (default: all) now, so that a later ``read_*`` only reads."""
+        for name in names or PROGRAMS:
+            self._load(name)
+
+    def _load(self, name: str) -> Loaded:
+        if name not in self._loaded:
+            self._loaded[name] = load_bytecode(self._lib, self._bytecode[name], self.symbols)
+        return self._loaded[name]
+
+    def _read(self, name: str, target: str, *, tgid: int = 0, tid: int = 0) -> bytes:
+        _, fd = self._load(name).programs[target]
+        return self._lib.read_iterator(fd, tgid=tgid, tid=tid)
+
+    def identify(self, address: int) -> KernelId:
+        """Return the number that stands for a kernel object in this observer."""
+        known = self._ids.get(address)
+        if known is None:
+            known = self._ids[address] = KernelId(len(self._ids))
+        return known
+
+    def read_threads(self, tgid: int) -> RawTasks:
+        """Read all threads of the process ``tgid``, its exited leader included.
+
+        Raises CaptureError when there is no such process.
+        """
+        tasks = self._read("tasks", "task", tgid=tgid)
+        clocks = (time.clock_gettime_ns(time.CLOCK_REALTIME), time.clock_gettime_ns(time.CLOCK_TAI))
+        if not tasks:
+            raise CaptureError("no such process", where=f"process {tgid}")
+        process = find_process(tasks)
+        timers = None
+        if process is not None:
+            timers = self._read_timers(process.leader_tid) if process.has_posix_timers else b""
+        return RawTasks(self, tasks, timers, clocks)
+
+    def _read_timers(self, tid: int) -> bytes:
+        """Read all POSIX timers, a pass after the other, each from where the last one ended."""
+        loaded, passes, after = self._load("timers"), [], bytes(8)
+        while True:
+            self._lib.update_element(loaded.maps["after"], bytes(4), after)
+            part = self._read("timers", "task", tid=tid)
+            passes.append(part)
+            if len(part) < _TIMERS_A_PASS * _TIMER_BYTES:
+                return b"".join(passes)
+            after = part[-_TIMER_BYTES:][:8]
+
+    def read_files(self, tid: int) -> RawFileTable:
+        """Read the descriptor table of the living thread ``tid``."""
+        return RawFileTable(self, self._read("files", "task_file", tid=tid))
+
+    def read_areas(self, tid: int) -> RawAreaList:
+        """Read the areas of the living thread ``tid``."""
+        return RawAreaList(self, self._read("areas", "task_vma", tid=tid))
+
+    def observe_threads(self, tgid: int) -> KernelView:
+        """``read_threads(tgid).decode()``."""
+        return self.read_threads(tgid).decode()
+
+    def observe_files(self, tid: int) -> list[FileView]:
+        """``read_files(tid).decode()``."""
+        return self.read_files(tid).decode()
+
+    def observe_areas(self, tid: int) -> list[VmaView]:
+        """``read_areas(tid).decode()``."""
+        return self.read_areas(tid).decode()
+
+    def read_stack(self, tid: int) -> tuple[str, ...]:
+        """Return the functions on the kernel stack of ``tid``, innermost first (for messages)."""
+        frames = memoryview(self._read("stack", "task", tid=tid)).cast("Q")
+        names = (self.symbols.function_at(frame) for frame in frames if frame)
+        return tuple(name for name in names if name)
+
+    def watch_tasks(self, tgid: int, *, restarts: bool = False) -> TaskEvents:
+        """Record forks, execs and exits of ``tgid`` and its descendants until it is closed.
+
+        With ``restarts`` also restart blocks, when they are armed and when they are used. Takes
+        milliseconds: start it while the target still runs. Raises CaptureError when there is no
+        such process.
+        """
+        process = find_process(self._read("tasks", "task", tgid=tgid))
+        if process is None:
+            raise CaptureError("no such process", where=f"process {tgid}")
+        return TaskEvents(
+            self._lib,
+            self._load("events"),
+            self.symbols,
+            process.host_tgid,
+            process.pid_level,
+            restarts=restarts,
+        )
+
+
+class RawTasks:
+    """Records of all threads of a process, as read."""
+
+    def __init__(
+        self, observer: BpfObserver, tasks: bytes, timers: bytes | None, clocks: tuple[int, int]
+    ) -> None:
+        self._observer = observer
+        self._tasks = tasks
+        self._timers = timers
+        self._clocks = clocks
+
+    def decode(self) -> KernelView:
+        """Turn the bytes into views; does no I/O on the target."""
+        observer = self._observer
+        around = Surroundings(
+            symbols=observer.symbols,
+            identify=observer.identify,
+            gaps=observer.gaps,
+            tick_ns=round(time.clock_getres(_CLOCK_MONOTONIC_COARSE) * 1e9),
+            realtime_ns=self._clocks[0],
+            tai_ns=self._clocks[1],
+        )
+        return decode_tasks(self._tasks, self._timers, around)
+
+
+class RawFileTable:
+    """Records of a descriptor table, as read."""
+
+    def __init__(self, observer: BpfObserver, data: bytes) -> None:
+        self._observer = observer
+        self._data = data
+
+    def decode(self) -> list[FileView]:
+        """Turn the bytes into views, ordered by fd."""
+        from ckpt.host.bpf_decode_files import decode_files
+
+        return decode_files(self._data, self._observer.symbols, self._observer.identify)
+
+
+class RawAreaList:
+    """Records of the areas of an mm, as read."""
+
+    def __init__(self, observer: BpfObserver, data: bytes) -> None:
+        self._observer = observer
+        self._data = data
+
+    def decode(self) -> list[VmaView]:
+        """Turn the bytes into views, ordered by address."""
+        from ckpt.host.bpf_decode_files import decode_areas
+
+        observer = self._observer
+        return decode_areas(self._data, observer.symbols, observer.identify, observer.gaps)
+
+
+def open_observer(cache: Cache | None = None) -> BpfObserver:
+    """Open the BPF source. Raises HostError when this kernel or this user cannot use BPF."""
+    return BpfObserver(cache)

@@ -1,0 +1,137 @@
+"""A folder of results that are dear to compute: bytecode, symbol addresses.
+
+What lies there is loaded into the kernel, so only the invoking user may be able to write it: the
+folder is opened without following links, and its owner and mode are checked, as are the entries'.
+A damaged entry is the same as none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from pathlib import Path
+from typing import Final
+
+import xxhash
+
+SYSTEM_FOLDER: Final = Path("/var/cache/ckpt-bpf")
+_MAGIC: Final = b"ckpt-bpf cache 1"
+_DIGEST_BYTES: Final = 16
+
+
+def default_folder() -> Path:
+    """Return root's system folder, or another user's own."""
+    if os.geteuid() == 0:
+        return SYSTEM_FOLDER
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(base) / "ckpt-bpf"
+
+
+class Cache:
+    """An open cache folder; without a safe one nothing is ever found and nothing kept."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder or default_folder()
+        self._fd = _open_folder(self.folder)
+
+    def close(self) -> None:
+        """Close the folder."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    def __enter__(self) -> Cache:
+        return self
+
+    def __exit__(self, *_reason: object) -> None:
+        self.close()
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether the folder exists and only we can write it."""
+        return self._fd is not None
+
+    def load(self, name: str) -> bytes | None:
+        """Return the payload kept under ``name``; None if there is none, or it is damaged."""
+        content = self._read(name)
+        if content is None:
+            return None
+        start = len(_MAGIC) + _DIGEST_BYTES
+        payload = content[start:]
+        if content[:start] == _MAGIC + xxhash.xxh3_128_digest(payload):
+            return payload
+        self.discard(name)
+        return None
+
+    def _read(self, name: str) -> bytes | None:
+        if self._fd is None:
+            return None
+        try:
+            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._fd)
+        except OSError:
+            return None
+        with os.fdopen(fd, "rb") as file:
+            return file.read() if _is_ours(os.fstat(fd), stat.S_IFREG) else None
+
+    def store(self, name: str, payload: bytes) -> None:
+        """Keep ``payload`` under ``name``, whole or not at all; a cache that cannot is no error."""
+        if self._fd is None:
+            return
+        temporary = f".{name}.{os.getpid()}"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            fd = os.open(temporary, flags, 0o600, dir_fd=self._fd)
+        except OSError:
+            return
+        try:
+            with os.fdopen(fd, "wb") as file:
+                file.write(_MAGIC + xxhash.xxh3_128_digest(payload) + payload)
+            os.rename(temporary, name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
+        except OSError:
+            self.discard(temporary)
+
+    def discard(self, name: str) -> None:
+        """Forget an entry."""
+        if self._fd is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(name, dir_fd=self._fd)
+
+    def names(self) -> list[str]:
+        """List the entries."""
+        return [] if self._fd is None else os.listdir(self._fd)
+
+
+def _open_folder(folder: Path) -> int | None:
+    """Open the folder if nobody else can have put anything into it; make it if there is none."""
+    try:
+        if not folder.exists():
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileExistsError):
+                folder.mkdir(0o700)
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return None
+    parent = os.stat(folder.parent)
+    if _is_ours(os.fstat(fd), stat.S_IFDIR) and _is_safe_parent(parent):
+        return fd
+    os.close(fd)
+    return None
+
+
+def _is_ours(found: os.stat_result, file_type: int) -> bool:
+    """Whether we own the file and nobody else may write it."""
+    writable = stat.S_IWGRP | stat.S_IWOTH
+    return (
+        stat.S_IFMT(found.st_mode) == file_type
+        and found.st_uid == os.geteuid()
+        and not found.st_mode & writable
+    )
+
+
+def _is_safe_parent(found: os.stat_result) -> bool:
+    """Whether nobody else may rename what lies in a folder."""
+    others_write = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    return found.st_uid in {0, os.geteuid()} and (
+        not others_write or bool(found.st_mode & stat.S_ISVTX)
+    )

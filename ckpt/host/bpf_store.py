@@ -1,0 +1,91 @@
+"""Where bytecode comes from: the cache, or else the compiler.
+
+The key covers everything that the bytecode depends on, without opening BTF or BCC: the programs'
+text, our header synthesizer, the kernel build (which decides BTF) and the compiler's libraries.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from ckpt.host.bpf_bytecode import Bytecode
+
+if TYPE_CHECKING:
+    from ckpt.host.bpf_cache import Cache
+
+PROGRAMS: Final = ("tasks", "timers", "files", "areas", "stack", "events")
+
+_NOTES: Final = Path("/sys/kernel/notes")
+_BTF: Final = Path("/sys/kernel/btf/vmlinux")
+_LIBRARY_FOLDERS: Final = ("/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/lib", "/usr/local/lib")
+_OWN_MODULES: Final = ("bpf_compile.py", "bpf_headers.py", "bpf_bytecode.py", "btf.py")
+_PREFIX: Final = "bytecode-"
+
+
+def load_programs(cache: Cache) -> dict[str, Bytecode]:
+    """Return the bytecode of all programs, compiling it if the cache has none for this kernel."""
+    entry = f"{_PREFIX}{cache_key()}"
+    payload = cache.load(entry)
+    if payload is not None:
+        try:
+            return msgspec.msgpack.decode(payload, type=dict[str, Bytecode])
+        except msgspec.DecodeError:
+            cache.discard(entry)
+    return _compile_programs(cache, entry)
+
+
+def _compile_programs(cache: Cache, entry: str) -> dict[str, Bytecode]:
+    """Compile everything and keep it in place of what another version left."""
+    from ckpt.host.bpf_compile import compile_in_child
+
+    programs = compile_in_child(PROGRAMS)
+    for name in cache.names():
+        if name.startswith(_PREFIX):
+            cache.discard(name)
+    cache.store(entry, msgspec.msgpack.encode(programs))
+    return programs
+
+
+def cache_key() -> str:
+    """Return the hash of all that the bytecode depends on."""
+    digest = hashlib.sha256()
+    for path in _source_files():
+        digest.update(b"%s\0%d\0" % (path.name.encode(), path.stat().st_size))
+        digest.update(path.read_bytes())
+    for part in (*os.uname()[2:], *_kernel_build(), *_compiler_libraries()):
+        digest.update(part.encode() + b"\0")
+    return digest.hexdigest()[:40]
+
+
+def _source_files() -> list[Path]:
+    programs = Path(importlib.import_module("ckpt.bpf").__path__[0])
+    sources = [path for path in programs.iterdir() if path.suffix in {".c", ".h"}]
+    return sorted(sources) + [Path(__file__).with_name(name) for name in _OWN_MODULES]
+
+
+def _kernel_build() -> tuple[str, ...]:
+    """Return the notes with the build id, and the size of BTF in case that there are none."""
+    notes = _NOTES.read_bytes().hex() if _NOTES.exists() else ""
+    return notes, str(_BTF.stat().st_size) if _BTF.exists() else "no BTF"
+
+
+def _compiler_libraries() -> list[str]:
+    """Return version, size and time of libbcc and of every LLVM beside it, without loading them."""
+    for folder in _LIBRARY_FOLDERS:
+        if not os.path.exists(f"{folder}/libbcc.so.0"):
+            continue
+        names = ["libbcc.so.0", *(n for n in sorted(os.listdir(folder)) if n[:7] == "libLLVM")]
+        return [_file_identity(f"{folder}/{name}") for name in names]
+    return []
+
+
+def _file_identity(path: str) -> str:
+    real = os.path.realpath(path)
+    found = os.stat(real)
+    return f"{real} {found.st_size} {found.st_mtime_ns}"
