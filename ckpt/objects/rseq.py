@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
+from ckpt.arch.x86_64 import rseq as arch
 from ckpt.arch.x86_64.regs import REGS_SIZE, encode_regs, parse_regs
 from ckpt.host import ptrace
 from ckpt.objects.base import Record
@@ -35,14 +36,6 @@ SYS_RSEQ: Final = 334
 RSEQ_CONFIGURATION: Final = struct.Struct("<QIIII")
 """struct ptrace_rseq_configuration: rseq_abi_pointer, rseq_abi_size, signature, flags, pad
 (include/uapi/linux/ptrace.h, 6.18)."""
-
-RSEQ_CS: Final = struct.Struct("<IIQQQ")
-"""struct rseq_cs: version, flags, start_ip, post_commit_offset, abort_ip
-(include/uapi/linux/rseq.h, 6.18)."""
-
-RSEQ_CS_OFFSET: Final = 8
-"""offsetof(struct rseq, rseq_cs)"""
-_SIGNATURE_BYTES: Final = 4
 
 
 class RseqRecord(Record, frozen=True, kw_only=True, tag="rseq"):
@@ -98,7 +91,7 @@ def _find_aborts(process: Process, found: dict[int, tuple[int, int, int]]) -> di
         for tid, (address, _, signature) in found.items():
             stop = process.stops.get(tid)
             if stop is not None:
-                abort_ip = find_abort_ip(mem_fd, address, signature, stop.regs.rip)
+                abort_ip = read_abort_ip(mem_fd, address, signature, stop.regs.rip)
                 if abort_ip:
                     aborts[tid] = abort_ip
     finally:
@@ -106,34 +99,22 @@ def _find_aborts(process: Process, found: dict[int, tuple[int, int, int]]) -> di
     return aborts
 
 
-def find_abort_ip(mem_fd: int, address: int, signature: int, ip: int) -> int:
+def read_abort_ip(mem_fd: int, address: int, signature: int, ip: int) -> int:
     """Return where a preemption would send a thread at `ip`; 0: nowhere else.
 
-    `mem_fd` is the target's /proc/PID/mem, `address` its rseq area. A descriptor that cannot be
-    read or is not valid gives 0: the kernel would kill the thread; restored, it just goes on.
+    `mem_fd` is the target's /proc/PID/mem, `address` its rseq area. A section that cannot be read
+    or is not sound gives 0: the kernel would kill the thread; restored, it just goes on.
     """
-    pointer = int.from_bytes(_peek(mem_fd, address + RSEQ_CS_OFFSET, 8), "little")
-    if not pointer:
+    pointer = int.from_bytes(_peek(mem_fd, address + arch.RSEQ_CS_FIELD_OFFSET, 8), "little")
+    content = _peek(mem_fd, pointer, arch.RSEQ_CS_SIZE) if pointer else b""
+    if len(content) < arch.RSEQ_CS_SIZE:
         return 0
-    descriptor = _peek(mem_fd, pointer, RSEQ_CS.size)
-    if len(descriptor) < RSEQ_CS.size:
+    section = arch.parse_rseq_cs(content)
+    abort_ip = arch.find_abort_ip(ip, section)
+    if abort_ip is None:
         return 0
-    abort_ip = parse_abort_ip(descriptor, ip)
-    if not abort_ip:
-        return 0
-    stored = _peek(mem_fd, abort_ip - _SIGNATURE_BYTES, _SIGNATURE_BYTES)
-    return abort_ip if stored == signature.to_bytes(4, "little") else 0
-
-
-def parse_abort_ip(descriptor: bytes, ip: int) -> int:
-    """Return the abort address of a struct rseq_cs if `ip` lies inside its section, else 0.
-
-    The checks are those of `rseq_get_rseq_cs` and `in_rseq_cs`, in unsigned arithmetic.
-    """
-    version, _, start_ip, length, abort_ip = RSEQ_CS.unpack(descriptor)
-    if version or not start_ip <= ip < start_ip + length:
-        return 0
-    return 0 if start_ip <= abort_ip < start_ip + length else abort_ip
+    before = _peek(mem_fd, abort_ip - arch.SIGNATURE_SIZE, arch.SIGNATURE_SIZE)
+    return 0 if arch.check_rseq_cs(section, signature, before) else abort_ip
 
 
 def _peek(mem_fd: int, address: int, size_bytes: int) -> bytes:
