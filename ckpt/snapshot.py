@@ -103,7 +103,10 @@ def capture(process: Process) -> list[tuple[ModuleType, Any]]:
     Raises:
         RefusedError: something is there now that the survey had not seen.
     """
-    raws = [(module, module.capture(process)) for module in modules() if hasattr(module, "capture")]
+    raws = [
+        (module, module.capture(process) if hasattr(module, "capture") else None)
+        for module in modules()
+    ]
     raise_blockers(process.findings, f"process {process.tgid} changed meanwhile")
     return raws
 
