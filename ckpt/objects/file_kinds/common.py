@@ -71,8 +71,9 @@ class OpenFile:
 
     @property
     def flags(self) -> int:
-        """f_flags as a record holds them."""
-        return self.view.f_flags & ~os.O_CLOEXEC
+        """f_flags as a record holds them: without what only the first opening can have had."""
+        flags = self.view.f_flags & ~os.O_CLOEXEC
+        return flags & ~os.O_TMPFILE if flags & os.O_TMPFILE == os.O_TMPFILE else flags
 
     @property
     def is_socket(self) -> bool:

@@ -246,7 +246,7 @@ def fill(fd: int, restorer: Restorer, ref: int) -> None:
 
 def open_inode(restorer: Restorer, ref: int, inode: int, flags: int, pos: int) -> None:
     """Open the inode at `inode_key(inode)` again as file `ref`."""
-    fd = reopen(restorer.fds[inode_key(inode)], flags & ~(O_ASYNC | os.O_NOFOLLOW))
+    fd = reopen(restorer.fds[inode_key(inode)], flags & ~O_ASYNC)
     keep(restorer, ref, fd)
     set_status_flags(fd, flags)
     if pos:

@@ -34,7 +34,7 @@ from ckpt.objects.file_kinds.places import Place, find_place
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from ckpt.objects.base import Builder, Records, Restorer
+    from ckpt.objects.base import Builder, Options, Records, Restorer
 
 KERNEL_FILE_SYSTEMS: Final = frozenset(
     {
@@ -46,6 +46,8 @@ KERNEL_FILE_SYSTEMS: Final = frozenset(
 """Their files are the kernel's answers, not data that an offset means something in."""
 
 _DELETED: Final = b" (deleted)"
+_GONE_HINT: Final = "put the file back where it was"
+_CHANGED_HINT: Final = "put the file back, or accept it with --allow-changed-files"
 
 
 class RegularFile(FileRecord, tag="file.regular", frozen=True, kw_only=True):
@@ -97,7 +99,7 @@ def capture(files: Sequence[OpenFile], table: Table) -> Iterable[RegularFile]:
         ref, flags, owner = file.common()
         yield RegularFile(
             ref=ref,
-            flags=flags,
+            flags=flags & ~os.O_NOFOLLOW if is_kept else flags,
             owner=owner,
             path=place.path,
             pos=view.f_pos,
@@ -119,6 +121,23 @@ def _keep_content(file: OpenFile, table: Table, inode: int) -> Place:
     finally:
         os.close(copy)
     return Place(path, now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns)
+
+
+def preflight(records: Records, options: Options) -> Iterable[Finding]:
+    """Find the files that are gone, shrunk or replaced, each once."""
+    seen: set[tuple[bytes, int]] = set()
+    for record in records.of(RegularFile):
+        if record.is_kept or (record.path, record.size) in seen:
+            continue
+        seen.add((record.path, record.size))
+        try:
+            change = find_change(record, os.stat(record.path))
+        except OSError as error:
+            what = f"cannot be opened: {os.strerror(error.errno or 0)}"
+            yield Finding(f"file {printable(record.path)}", what, _GONE_HINT)
+            continue
+        if change and not options.allow_changed_files:
+            yield Finding(f"file {printable(record.path)}", change, _CHANGED_HINT)
 
 
 def plan(records: Records, build: Builder) -> Iterable[Opening]:
@@ -144,13 +163,13 @@ class OpenRegular:
         try:
             fd = os.open(record.path, flags)
         except OSError as error:
-            hint = "put the file back where it was"
             raise RestoreError(
-                "cannot be opened", where=printable(record.path), hint=hint, errno=error.errno
+                "cannot be opened", where=printable(record.path), hint=_GONE_HINT, errno=error.errno
             ) from error
         keep(restorer, record.ref, fd)
-        if not self.allow_changed:
-            check_unchanged(record, os.fstat(fd))
+        change = "" if self.allow_changed else find_change(record, os.fstat(fd))
+        if change:
+            raise RestoreError(change, where=printable(record.path), hint=_CHANGED_HINT)
         if record.pos:
             os.lseek(fd, record.pos, os.SEEK_SET)
 
@@ -174,18 +193,13 @@ class OpenKept:
         return f"open deleted {printable(self.record.path)} at {self.record.pos}"
 
 
-def check_unchanged(record: RegularFile, now: os.stat_result) -> None:
-    """Raise RestoreError if the opened file is not the recorded one by the policy above."""
+def find_change(record: RegularFile, now: os.stat_result) -> str:
+    """Return what is wrong with a file by the policy above; empty: it is accepted."""
     same_inode = (now.st_dev, now.st_ino) == (record.dev, record.ino)
     if not stat.S_ISREG(now.st_mode):
-        what = "is no regular file any more"
-    elif same_inode and now.st_size >= record.size:
-        return
-    elif same_inode:
-        what = f"has shrunk from {record.size} to {now.st_size} bytes since the snapshot"
-    elif (now.st_size, now.st_mtime_ns) == (record.size, record.mtime_ns):
-        return
-    else:
-        what = "has been replaced by another file since the snapshot"
-    hint = "put the file back, or accept it with --allow-changed-files"
-    raise RestoreError(what, where=printable(record.path), hint=hint)
+        return "is no regular file any more"
+    if same_inode and now.st_size < record.size:
+        return f"has shrunk from {record.size} to {now.st_size} bytes since the snapshot"
+    if same_inode or (now.st_size, now.st_mtime_ns) == (record.size, record.mtime_ns):
+        return ""
+    return "has been replaced by another file since the snapshot"

@@ -3,7 +3,7 @@
 The data is looked at with MSG_PEEK and a moving peek offset, which is put back; nothing is taken.
 An end whose peer has been closed comes back the same way. Descriptors under way in messages are
 refused. The task itself makes the pair, so that SO_PEERCRED names it; ckpt-bpf then fills it
-through its own copies.
+through its own copies. An empty datagram that an earlier snapshot has looked at is not seen again.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from ckpt.objects.file_kinds.common import (
 )
 from ckpt.objects.file_kinds.unix_peers import TCP_LISTEN, UnixSocket, unix_sockets
 from ckpt.objects.passing import close_call
-from ckpt.objects.steps import Call, Scratch
+from ckpt.objects.steps import Call, Expect, Scratch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from ckpt.objects.base import Builder, Records, Restorer
 
-SYS_SOCKETPAIR, SYS_SETRESUID, SYS_SETRESGID = 53, 117, 119
+SYS_SOCKETPAIR, SYS_SETRESUID, SYS_SETRESGID, SYS_EVENTFD2 = 53, 117, 119, 290
 SO_PEEK_OFF: Final = 42
 SO_SNDBUFFORCE, SO_RCVBUFFORCE = 32, 33
 SO_RCVTIMEO, SO_SNDTIMEO, SO_RCVLOWAT = 20, 21, 18
@@ -106,9 +106,10 @@ def survey(files: Sequence[OpenFile], table: Table) -> Iterable[Finding]:
     """Refuse ends that somebody else has too, and descriptors under way."""
     for file in files:
         yield from find_leak(file, table)
-        with _copy(file, table) as end:
+        # Only once a snapshot: a second look no longer sees empty datagrams.
+        if table.process.is_frozen:
             try:
-                _read_queue(end)
+                table.kept[_queue_name(file)] = _read_queue_of(file, table)
             except _NotPlainError as error:
                 hint = "let the program receive them first"
                 yield Finding(table.where(file), f"{table.describe(file)}: {error}", hint)
@@ -118,33 +119,42 @@ def capture(files: Sequence[OpenFile], table: Table) -> Iterable[SocketFile]:
     """Record options and queue of each end."""
     sockets = unix_sockets(table)
     for file in files:
-        found = sockets[file.view.ino]
-        peer = _find_peer(found, table)
-        ref, flags, owner = file.common()
+        received = table.kept.get(_queue_name(file))
+        if not isinstance(received, list):
+            continue  # refused by survey
         with _copy(file, table) as end:
-            try:
-                received = _read_queue(end)
-            except _NotPlainError:
-                continue  # refused by survey
-            numbers = {
-                name: end.getsockopt(socket.SOL_SOCKET, option) for name, option in _NUMBERS.items()
-            }
-            credentials = end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-            _, uid, gid = _UCRED.unpack(credentials)
-            yield SocketFile(
-                ref=ref,
-                flags=flags,
-                owner=owner,
-                kind=found.kind,
-                peer=peer.ref if peer else 0,
-                received=received,
-                shutdown=found.shutdown,
-                receive_timeout=end.getsockopt(socket.SOL_SOCKET, SO_RCVTIMEO, _TIMEVAL_BYTES),
-                send_timeout=end.getsockopt(socket.SOL_SOCKET, SO_SNDTIMEO, _TIMEVAL_BYTES),
-                peer_uid=uid,
-                peer_gid=gid,
-                **numbers,
-            )
+            yield _record_end(file, sockets[file.view.ino], received, end, table)
+
+
+def _record_end(
+    file: OpenFile,
+    found: UnixSocket,
+    received: list[Message],
+    end: socket.socket,
+    table: Table,
+) -> SocketFile:
+    level = socket.SOL_SOCKET
+    _, uid, gid = _UCRED.unpack(end.getsockopt(level, socket.SO_PEERCRED, _UCRED.size))
+    peer = _find_peer(found, table)
+    ref, flags, owner = file.common()
+    return SocketFile(
+        ref=ref,
+        flags=flags,
+        owner=owner,
+        kind=found.kind,
+        peer=peer.ref if peer else 0,
+        received=received,
+        shutdown=found.shutdown,
+        receive_timeout=end.getsockopt(level, SO_RCVTIMEO, _TIMEVAL_BYTES),
+        send_timeout=end.getsockopt(level, SO_SNDTIMEO, _TIMEVAL_BYTES),
+        peer_uid=uid,
+        peer_gid=gid,
+        **{name: end.getsockopt(level, option) for name, option in _NUMBERS.items()},
+    )
+
+
+def _queue_name(file: OpenFile) -> str:
+    return f"queue:{file.ref}"
 
 
 def _find_peer(found: UnixSocket, table: Table) -> OpenFile | None:
@@ -163,14 +173,15 @@ class _NotPlainError(Exception):
     """The queue holds more than bytes; the text says what."""
 
 
-def _read_queue(end: socket.socket) -> list[Message]:
+def _read_queue_of(file: OpenFile, table: Table) -> list[Message]:
     """Return what waits at an end, leaving it there."""
-    before = end.getsockopt(socket.SOL_SOCKET, SO_PEEK_OFF)
-    end.setsockopt(socket.SOL_SOCKET, SO_PEEK_OFF, 0)
-    try:
-        return list(_peek_all(end))
-    finally:
-        end.setsockopt(socket.SOL_SOCKET, SO_PEEK_OFF, before)
+    with _copy(file, table) as end:
+        before = end.getsockopt(socket.SOL_SOCKET, SO_PEEK_OFF)
+        end.setsockopt(socket.SOL_SOCKET, SO_PEEK_OFF, 0)
+        try:
+            return list(_peek_all(end))
+        finally:
+            end.setsockopt(socket.SOL_SOCKET, SO_PEEK_OFF, before)
 
 
 def _peek_all(end: socket.socket) -> Iterator[Message]:
@@ -276,19 +287,16 @@ def make_in_task(restorer: Restorer, record: SocketFile) -> list[int]:
             Call(SYS_SETRESGID, (UNCHANGED, 0, UNCHANGED)),
         ]
         calls = [*become, *calls, *back]
-    before = _numbers(restorer, tid)
-    restorer.play(tid, calls)
-    made = sorted(_numbers(restorer, tid) - before)
+    # The numbers that socketpair will give are those that two other new files get before it.
+    made = restorer.play(tid, [Call(SYS_EVENTFD2, (0, 0), expect=Expect.NOT_NEGATIVE)] * 2)
+    closing = [close_call(number) for number in made]
+    restorer.play(tid, [*closing, *calls])
     pidfd = os.pidfd_open(tid)
     try:
         return [pidfd_getfd(pidfd, number) for number in made]
     finally:
         os.close(pidfd)
-        restorer.play(tid, [close_call(number) for number in made])
-
-
-def _numbers(restorer: Restorer, tid: int) -> set[int]:
-    return set(map(int, os.listdir(restorer.proc_path(tid, "fd"))))
+        restorer.play(tid, closing)
 
 
 def _fill(end: socket.socket, other: socket.socket, record: SocketFile) -> None:
