@@ -134,9 +134,8 @@ class FakeRestorer:
 def make_call(call: Call) -> int:
     """Make one call of a tape ourselves and check its result as the player does."""
     kept: dict[int, Any] = {}
-    args = [
-        ctypes.c_long(arg if isinstance(arg, int) else _address(arg, kept)) for arg in call.args
-    ]
+    words = [arg if isinstance(arg, int) else _address(arg, kept) for arg in call.args]
+    args = map(ctypes.c_long, words)
     result = int(libc.syscall(ctypes.c_long(call.nr), *args))
     if result == -1:
         result = -ctypes.get_errno()
@@ -154,7 +153,7 @@ def _address(item: Blob | Scratch, kept: dict[int, Any]) -> int:
             content = bytearray(item.content)
             for at, pointee in item.pointers:
                 content[at : at + 8] = _address(pointee, kept).to_bytes(8, "little")
-            buffer[:size] = bytes(content)  # type: ignore[index]
+            ctypes.memmove(buffer, bytes(content), size)
     return ctypes.addressof(kept[id(item)])
 
 
