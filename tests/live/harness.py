@@ -221,7 +221,7 @@ class Target:
             )
         except subprocess.TimeoutExpired as expired:
             raise CaseFailure(
-                f"{args[0]}: no end after {TOOL_S:g} s\n{expired.stderr}"
+                f"{args[0]}: no end after {TOOL_S:g} s\n{expired.stderr!r}"
             ) from expired
         if done.returncode:
             raise CaseFailure(f"{args[0]}: exit {done.returncode}\n{done.stdout}{done.stderr}")

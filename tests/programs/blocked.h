@@ -81,6 +81,9 @@ static void *blocked_main(void *arg)
 	return 0;
 }
 
+#define I386_NANOSLEEP 162
+#define I386_RESTART_SYSCALL 0
+
 /* In the call, or in restart_syscall, which goes on with it. */
 static int blocked_is_inside(void)
 {
@@ -93,6 +96,8 @@ static int blocked_is_inside(void)
 	if (proc_read(path, text, sizeof(text)) <= 0 || text[0] < '0' || text[0] > '9')
 		return 0;
 	nr = atol(text);
+	if (blocked_now->nr == I386_NANOSLEEP && nr == I386_RESTART_SYSCALL)
+		return 1;
 	return nr == blocked_now->nr || nr == SYS_restart_syscall;
 }
 

@@ -31,6 +31,7 @@ int main(int argc, char **argv)
 {
 	struct worker workers[3] = { 0 };
 	pthread_mutexattr_t attr;
+	struct timespec limit;
 
 	selfcheck_begin(argc, argv);
 	pthread_mutexattr_init(&attr);
@@ -38,6 +39,8 @@ int main(int argc, char **argv)
 	pthread_mutex_init(&robust, &attr);
 	run_workers(workers, 3, build, check);
 	check_int("robust list head of worker 1", (long)own_head, workers[1].data[0]);
-	check_int("mutex of a dead owner", EOWNERDEAD, pthread_mutex_lock(&robust));
+	clock_gettime(CLOCK_REALTIME, &limit);
+	limit.tv_sec += 2;
+	check_int("mutex of a dead owner", EOWNERDEAD, pthread_mutex_timedlock(&robust, &limit));
 	return selfcheck_end();
 }
