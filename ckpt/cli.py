@@ -119,6 +119,7 @@ def _run_restore(args: argparse.Namespace) -> int:
 
     options = Options(
         stopped=args.stopped,
+        detach=args.detach,
         verify=args.verify,
         timens=not args.no_timens,
         trust_image=args.trust_image,

@@ -50,7 +50,7 @@ def restore(
         records = Records(image.records)
         plan = make_plan(image, records, options)
         with Restorer(image, records, plan) as restorer:
-            restorer.start()
+            restorer.start(detach=options.detach)
             # Only now may there be a second thread of ours: `start` forks without libc's help.
             with image.checking_pages() as pages:
                 for run in plan.runs():

@@ -81,15 +81,19 @@ class Restorer:
 
     # Creation
 
-    def start(self) -> None:
-        """Create the root task, with its pid, and give it a tape and a socket to us."""
+    def start(self, *, detach: bool = False) -> None:
+        """Create the root task, with its pid, and give it a tape and a socket to us.
+
+        With `detach` it must not notice our end: no child of ours if that would send it a signal.
+        """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket = ours
         region = self._find_free(REGION_BYTES + _PAGE, self._used)
         page = region + REGION_BYTES
         with theirs:
             self._traced.append(self.root_tid)
-            seed.spawn_seed(self.root_tid, page, theirs.fileno())
+            orphan = detach and self._notices_parent()
+            seed.spawn_seed(self.root_tid, page, theirs.fileno(), orphan=orphan)
             received = theirs.fileno()
         ptrace.set_sigmask(self.root_tid, _ALL_SIGNALS)
         template = ptrace.get_regset(self.root_tid, ptrace.NT_PRSTATUS, 216)
@@ -97,6 +101,10 @@ class Restorer:
         self._player = Player(self.root_tid, region, template)
         self._player.write_code()
         self._leave_only_tape(received)
+
+    def _notices_parent(self) -> bool:
+        hooks = [getattr(module, "notices_parent", None) for module in modules()]
+        return any(hook(self.records) for hook in hooks if hook is not None)
 
     def _leave_only_tape(self, received: int) -> None:
         """Unmap the seed and its stack, and close every descriptor but the socket."""

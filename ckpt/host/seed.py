@@ -33,6 +33,8 @@ OPTIONS: Final = (
 )
 
 _SYS_MMAP: Final = 9
+_EX_RETRY: Final = 255
+"""No errno; the process between happens to have the pid that is wanted."""
 _PROT_READ, _PROT_WRITE, _PROT_EXEC = 1, 2, 4
 _MAP_PRIVATE_ANON_FIXED_NOREPLACE: Final = 0x2 | 0x20 | 0x100000
 
@@ -67,10 +69,11 @@ def _parse_mapping(line: str) -> Mapping:
     return Mapping(int(start, 16), int(end, 16), fields[5].strip() if len(fields) > 5 else "")
 
 
-def spawn_seed(pid: int, address: int, keep_fd: int) -> None:
+def spawn_seed(pid: int, address: int, keep_fd: int, *, orphan: bool = False) -> None:
     """Create process `pid` from us and exec the seed in it; it is stopped at its first trap.
 
-    `address` is where the seed's page goes; `keep_fd` is inherited across the exec.
+    `address` is where the seed's page goes; `keep_fd` is inherited across the exec. An `orphan` is
+    a child of init from the beginning, so that our end sends it no parent-death signal.
 
     Raises:
         RestoreError: the pid is taken (EEXIST) or may not be chosen.
@@ -79,7 +82,8 @@ def spawn_seed(pid: int, address: int, keep_fd: int) -> None:
     gate_read, gate_write = os.pipe()
     try:
         os.write(image_fd, machine_code.build_seed(address))
-        child = _clone_with_pid(pid, image_fd, gate_read, gate_write, keep_fd)
+        clone = _clone_orphan if orphan else _clone_with_pid
+        child = clone(pid, image_fd, gate_read, gate_write, keep_fd)
         ptrace.seize(child, int(OPTIONS))
         os.write(gate_write, b"g")
         _reach_first_trap(child)
@@ -109,6 +113,28 @@ def _clone_with_pid(pid: int, image_fd: int, gate_read: int, gate_write: int, ke
         number = ctypes.get_errno()
         raise RestoreError("cannot be created", where=f"pid {pid}", errno=number)
     return result
+
+
+def _clone_orphan(pid: int, image_fd: int, gate_read: int, gate_write: int, keep: int) -> int:
+    """Clone from a process between that ends at once, and that has not itself taken the pid."""
+    status = _EX_RETRY
+    while status == _EX_RETRY:
+        between = os.fork()
+        if between == 0:
+            status = 1
+            try:
+                if os.getpid() == pid:
+                    os._exit(_EX_RETRY)
+                _clone_with_pid(pid, image_fd, gate_read, gate_write, keep)
+                status = 0
+            except RestoreError as error:
+                status = error.errno or status
+            finally:
+                os._exit(status)
+        status = os.waitstatus_to_exitcode(os.waitpid(between, 0)[1])
+    if status:
+        raise RestoreError("cannot be created", where=f"pid {pid}", errno=abs(status))
+    return pid
 
 
 def _reach_first_trap(pid: int) -> None:

@@ -72,6 +72,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     deadline_s: float | None = None
     timens: bool = True
     stopped: bool = False
+    detach: bool = False
+    """We end before the restored process does, and it must not notice."""
     verify: bool = False
     trust_image: bool = False
     allow_changed_files: bool = False

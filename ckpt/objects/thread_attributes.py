@@ -150,6 +150,11 @@ def _warn_of_gaps(process: Process, found: Sequence[_Attributes]) -> None:
         process.warn(f"process {process.tgid}", f"not seen, taken as default: {', '.join(unseen)}")
 
 
+def notices_parent(records: Records) -> bool:
+    """Tell whether the end of its parent would send the restored process a signal."""
+    return any(record.pdeath_signal for record in records.of(ThreadAttributesRecord))
+
+
 def plan(records: Records, build: Builder) -> None:
     """Set what differs from what a thread inherits: early what hinders nothing, the rest late."""
     for record in records.of(ThreadAttributesRecord):
