@@ -40,6 +40,10 @@ class Mode(StrEnum):
     UNTOUCHED = "untouched"
     LEFT_RUNNING = "left_running"
     RESTORED = "restored"
+    VERIFIED = "verified"  # restored, and compared with its image before it ran on
+
+
+ALL_MODES = (Mode.LEFT_RUNNING, Mode.RESTORED, Mode.VERIFIED)
 
 
 class Case(NamedTuple):
@@ -320,15 +324,15 @@ def _carry_through(target: Target, mode: Mode) -> Outcome:
     else:
         target.snapshot()
         time.sleep(PAUSE_S)  # the pause that the restored process must not notice
-        target.restore()
-    target.go(mode)
+        target.restore(*(["--verify"] if mode is Mode.VERIFIED else []))
+    target.go(Mode.RESTORED if mode is Mode.VERIFIED else mode)
     return target.wait_result()
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run one case by hand and print what came of it."""
     if len(arguments) < 2:
-        print("usage: harness.py PROGRAM untouched|left_running|restored [ARG...]")
+        print("usage: harness.py PROGRAM untouched|left_running|restored|verified [ARG...]")
         return 2
     become_subreaper()
     build = Build()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.harness import Build, Case, CaseFailure, Mode, Run, Target, run_case
+from tests.live.harness import ALL_MODES, Build, Case, CaseFailure, Mode, Run, Target, run_case
 
 CASES = [
     Case("fd_regular"),
@@ -29,7 +29,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("mode", [Mode.LEFT_RUNNING, Mode.RESTORED])
+@pytest.mark.parametrize("mode", ALL_MODES)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_descriptors(run: Run, case: Case, mode: Mode) -> None:
     run(case, mode)

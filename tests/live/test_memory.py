@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.live.harness import Case, Mode, Run
+from tests.live.harness import ALL_MODES, Build, Case, Mode, Run, Target
 
 CASES = [
     Case("mem_anon"),
@@ -29,7 +29,16 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("mode", [Mode.LEFT_RUNNING, Mode.RESTORED])
+@pytest.mark.parametrize("mode", ALL_MODES)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_memory(run: Run, case: Case, mode: Mode) -> None:
     run(case, mode)
+
+
+def test_only_pages_that_hold_something_are_stored(build: Build) -> None:
+    """Sixty-four touched pages in 256 MiB make an image of a few MiB."""
+    with Target(Case("mem_sparse"), build) as target:
+        target.start()
+        assert target.wait_ready()
+        target.snapshot()
+        assert target.image.stat().st_size < 2 << 20

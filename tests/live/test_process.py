@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.live.harness import Build, Case, Mode, Run, Target, wait_until
+from tests.live.harness import ALL_MODES, Build, Case, Mode, Run, Target, wait_until
 
 CASES = [
     Case("dumpable"),
@@ -40,7 +40,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("mode", [Mode.LEFT_RUNNING, Mode.RESTORED])
+@pytest.mark.parametrize("mode", ALL_MODES)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_process(run: Run, case: Case, mode: Mode) -> None:
     run(case, mode)

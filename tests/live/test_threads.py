@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.live.harness import Case, Mode, Run
+from tests.live.harness import ALL_MODES, Case, Mode, Run
 
 PROGRAMS = (
     "thread_names",
@@ -46,7 +46,7 @@ PROGRAMS = (
 CASES = [Case(program) for program in PROGRAMS]
 
 
-@pytest.mark.parametrize("mode", [Mode.LEFT_RUNNING, Mode.RESTORED])
+@pytest.mark.parametrize("mode", ALL_MODES)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_thread(run: Run, case: Case, mode: Mode) -> None:
     run(case, mode)
