@@ -13,6 +13,7 @@ from ckpt.image.header import Clocks, Header
 from ckpt.image.writer import ImageWriter
 from ckpt.objects import modules
 from ckpt.objects.base import Options, Process, raise_blockers
+from ckpt.objects.timens import clocks_ahead
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -118,9 +119,10 @@ def read_clocks(process: Process) -> Clocks:
         process.clock_offsets_ns[clock] = time.clock_gettime_ns(clock) - time.monotonic_ns()
     for clock, base in _ALARM_CLOCKS.items():
         process.clock_offsets_ns[clock] = process.clock_offsets_ns[base]
+    monotonic_ahead_ns, boottime_ahead_ns = clocks_ahead(process.living_tid)
     return Clocks(
-        monotonic_ns=process.frozen_ns,
-        boottime_ns=process.clock_ns(time.CLOCK_BOOTTIME, process.frozen_ns),
+        monotonic_ns=process.frozen_ns + monotonic_ahead_ns,
+        boottime_ns=process.clock_ns(time.CLOCK_BOOTTIME, process.frozen_ns) + boottime_ahead_ns,
         realtime_ns=process.clock_ns(time.CLOCK_REALTIME, process.frozen_ns),
     )
 

@@ -100,6 +100,22 @@ def parse_offsets(raw: bytes) -> dict[str, int]:
     return values
 
 
+def clocks_ahead(tid: int) -> tuple[int, int]:
+    """Return by how much CLOCK_MONOTONIC and CLOCK_BOOTTIME of `tid` are ahead of ours."""
+    offsets = []
+    for task in (str(tid), "self"):
+        try:
+            with open(f"/proc/{task}/timens_offsets", "rb") as file:
+                offsets.append(parse_offsets(file.read()))
+        except FileNotFoundError:
+            return 0, 0  # A kernel without time namespaces.
+    theirs, ours = offsets
+    return (
+        theirs.get("monotonic", 0) - ours.get("monotonic", 0),
+        theirs.get("boottime", 0) - ours.get("boottime", 0),
+    )
+
+
 def format_offsets(monotonic_ns: int, boottime_ns: int) -> str:
     """Return what is written to timens_offsets; nanoseconds are never negative there."""
     lines = []
