@@ -23,7 +23,7 @@ from ckpt.objects.interrupted import final_regs
 from ckpt.objects.maps_text import MapsLine, parse_maps
 from ckpt.objects.steps import Call, Executor, Step
 from ckpt.objects.task import ThreadRecord
-from ckpt.tape import CODE_BYTES, DATA_BYTES, REGION_BYTES, Player
+from ckpt.tape import CODE_BYTES, DATA_BYTES, REGION_BYTES, Player, assemble, describe_call
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -38,6 +38,7 @@ _PAGE = 4096
 _LOWEST = 0x10000
 _HIGHEST = (1 << 47) - (1 << 24)
 _ALL_SIGNALS = (1 << 64) - 1
+_ARGUMENTS = ("rdi", "rsi", "rdx", "r10", "r8", "r9")
 
 
 class Restorer:
@@ -209,6 +210,30 @@ class Restorer:
         words = dict(zip(REG_NAMES, (getattr(regs, name) for name in REG_NAMES), strict=True))
         words["rax"], words["orig_rax"] = unsigned(result), unsigned(-1)
         return encode_regs(X86Regs(**words))
+
+    def step_calls(self, tid: int, calls: Iterable[Call], why: str) -> None:
+        """Make calls of `tid` from stop to stop, with every signal blocked.
+
+        A tape ends in a trap, which unblocks SIGTRAP, no longer ignores it, and would take a fault
+        that is queued before itself (`force_sig_info_to_task`, `dequeue_synchronous_signal`).
+        """
+        assert self._player is not None
+        player = self._player
+        ptrace.set_sigmask(tid, _ALL_SIGNALS)
+        for call in calls:
+            (assembled,) = assemble([call], player.data)
+            player.write_memory(player.data, assembled.content)
+            ((entry, _),) = machine_code.parse_entries(assembled.content[: machine_code.ENTRY_SIZE])
+            address = player.region + machine_code.TAPE_SYSCALL
+            loaded = dict(zip(_ARGUMENTS, entry.args, strict=False))
+            trap.enter_call(tid, player.regs_for(address, rax=entry.nr, **loaded))
+            trap.finish_call(tid)
+            after = parse_regs(ptrace.get_regset(tid, ptrace.NT_PRSTATUS, 216))
+            if signed(after.rax) != call.value:
+                raise RestoreError(
+                    f"{why}: {describe_call(call)} returned {signed(after.rax)}",
+                    where=f"tid {tid}",
+                )
 
     def unmap_tape(self, tid: int) -> None:
         """Unmap the tape region by one stepped call of `tid`."""

@@ -350,6 +350,9 @@ class Restorer(Protocol):
     def park(self, tid: int, regs: Any) -> None:
         """Load final registers into a thread, in the trap."""
 
+    def step_calls(self, tid: int, calls: Iterable[Call], why: str) -> None:
+        """Make calls of `tid` from stop to stop: no trap instruction follows them."""
+
     def unmap_tape(self, tid: int) -> None:
         """Unmap the tape region by one stepped call of `tid`."""
 

@@ -4,9 +4,8 @@ What a preemption does (kernel/rseq.c, 6.18, `rseq_ip_fixup`): if the instructio
 the section that the area's `rseq_cs` points to, rseq_cs is cleared and the thread goes on at the
 section's abort address; if it lies outside, rseq_cs is just cleared. A thread that is left running
 gets that from the kernel, since the stop scheduled it away. A restored thread gets the abort
-address as its rip, loaded over the one that it was stopped with, and rseq(2) itself clears rseq_cs
-when it registers. The kernel then writes the CPU's numbers into the area, so this comes after the
-memory.
+address as its rip (`Builder.final_rips`), and rseq(2) itself clears rseq_cs when it registers. The
+kernel then writes the CPU's numbers into the area, so this comes after the memory.
 
 ptrace is the source (PTRACE_GET_RSEQ_CONFIGURATION), BPF where the kernel lacks that request.
 """
@@ -18,18 +17,15 @@ import os
 import struct
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-import msgspec
-
 from ckpt.arch.x86_64 import rseq as arch
-from ckpt.arch.x86_64.regs import REGS_SIZE, encode_regs, parse_regs
 from ckpt.host import ptrace
 from ckpt.objects.base import Record
-from ckpt.objects.steps import Call, Token, born, memory_filled, thread_done
+from ckpt.objects.steps import Call, born, memory_filled
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ckpt.objects.base import Builder, Process, Records, Restorer
+    from ckpt.objects.base import Builder, Process, Records
 
 SYS_RSEQ: Final = 334
 
@@ -156,28 +152,4 @@ def plan(records: Records, build: Builder) -> None:
             needs=(born(record.tid), memory_filled(process_of[record.tid])),
         )
         if record.abort_ip:
-            build.ptrace(
-                record.tid,
-                Abort(record.tid, record.abort_ip),
-                "was inside a restartable sequence, which a preemption aborts",
-                needs=(born(record.tid),),
-                after=(thread_done(record.tid), Token("parked", record.tid)),
-            )
-
-
-class Abort:
-    """Let a parked thread go on at the abort address of its critical section."""
-
-    def __init__(self, tid: int, abort_ip: int) -> None:
-        self.tid = tid
-        self.abort_ip = abort_ip
-
-    def perform(self, restorer: Restorer) -> None:  # noqa: ARG002
-        """Load rip alone; the thread is outside of any system call."""
-        regs = parse_regs(ptrace.get_regset(self.tid, ptrace.NT_PRSTATUS, REGS_SIZE))
-        aborted = msgspec.structs.replace(regs, rip=self.abort_ip)
-        ptrace.set_regset(self.tid, ptrace.NT_PRSTATUS, encode_regs(aborted))
-
-    def describe(self) -> str:
-        """Return one line for `--dry-run`."""
-        return f"go on at {self.abort_ip:#x}"
+            build.final_rips[record.tid] = record.abort_ip

@@ -17,6 +17,20 @@ SI_TIMER: Final = -2
 SIGKILL: Final = int(signal.SIGKILL)
 SIGSTOP: Final = int(signal.SIGSTOP)
 SIGNALS: Final = 64
+SYNCHRONOUS: Final = frozenset(
+    map(
+        int,
+        (
+            signal.SIGILL,
+            signal.SIGTRAP,
+            signal.SIGBUS,
+            signal.SIGFPE,
+            signal.SIGSEGV,
+            signal.SIGSYS,
+        ),
+    )
+)
+"""SYNCHRONOUS_MASK of kernel/signal.c, 6.18: faults, dequeued before everything else."""
 
 _HEAD: Final = struct.Struct("<iii4xi")
 """si_signo, si_errno, si_code; then the first word of the union (si_pid, or si_tid of a timer)."""

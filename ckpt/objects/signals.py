@@ -8,6 +8,10 @@ Pending signals are queued by the threads themselves, since only the receiver ma
 si_code >= 0, with every signal blocked: a blocked signal is queued even when its disposition is to
 ignore it, and is dropped at delivery as it would have been before. A POSIX timer's signal is not
 queued here: `timers` arms the timer in the past, and the kernel queues the true one.
+
+A tape ends in a trap instruction. The kernel forces its SIGTRAP through: it unblocks it, sets an
+ignored SIGTRAP back to its default, and delivers a queued fault before it. So what concerns these
+signals is done behind the last tape, by calls that are made from stop to stop (`LastCalls`).
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ from ckpt.objects.steps import (
     Token,
     born,
     dispositions_set,
+    last_signals_queued,
     restart_armed,
     signals_queued,
     thread_done,
@@ -47,6 +52,9 @@ SIGACTION: Final = struct.Struct("<QQQQ")
 (arch/x86/include/uapi/asm/signal.h, 6.18)."""
 
 _SIGSET_BYTES: Final = 8
+SIG_IGN: Final = 1
+SIGTRAP: Final = 5
+
 _NEVER_SET: Final = frozenset((siginfo.SIGKILL, siginfo.SIGSTOP))
 _NOT_QUEUED: Final = siginfo.mask_of([siginfo.SIGKILL])
 
@@ -159,81 +167,113 @@ def plan(records: Records, build: Builder) -> None:
     for process in records.processes:
         if process.sighand not in sighands:
             raise PlanError("no signal dispositions", where=f"process {process.tgid}")
-        _plan_dispositions(process, sighands[process.sighand], build)
-        if process.tgid in shared:
-            _plan_shared(process, shared[process.tgid], build)
+        own = shared.get(process.tgid, ProcessSignals(tgid=process.tgid, pending=[]))
+        last = _plan_dispositions(process, sighands[process.sighand], build)
+        last += _plan_shared(process, own, build)
         for tid in process.tids:
             if tid not in threads:
                 raise PlanError("no signal mask", where=f"tid {tid}")
-            _plan_thread(process, threads[tid], build)
-            _plan_mask(process, threads[tid], shared.get(process.tgid), build)
+            last += _plan_thread(process, threads[tid], build)
+            if last:
+                _plan_last(process, tid, last, build)
+                last = []
+            _plan_mask(process, threads[tid], own, build)
 
 
-def _plan_dispositions(process: ProcessRecord, sighand: Sighand, build: Builder) -> None:
-    """Set all 62: a program that is started keeps what its parent had ignored."""
+def _plan_dispositions(process: ProcessRecord, sighand: Sighand, build: Builder) -> list[Call]:
+    """Set all 62: a program that is started keeps what its parent had ignored.
+
+    Returns the calls that must come last.
+    """
     default = Blob(SIGACTION.pack(0, 0, 0, 0))
     recorded = {
         one.signo: Blob(SIGACTION.pack(one.handler, one.flags, one.restorer, one.mask))
         for one in sighand.dispositions
     }
-    calls = [
-        Call(SYS_RT_SIGACTION, (signo, recorded.get(signo, default), 0, _SIGSET_BYTES))
+    calls = {
+        signo: Call(SYS_RT_SIGACTION, (signo, recorded.get(signo, default), 0, _SIGSET_BYTES))
         for signo in range(1, siginfo.SIGNALS + 1)
         if signo not in _NEVER_SET
-    ]
+    }
     build.tape(
         process.tgid,
-        calls,
+        calls.values(),
         f"dispositions: {len(recorded)} signals are not at their default",
         needs=(born(process.tgid),),
         provides=(dispositions_set(process.tgid),),
     )
+    ignored = {one.signo for one in sighand.dispositions if one.handler == SIG_IGN}
+    return [calls[SIGTRAP]] if SIGTRAP in ignored else []
 
 
-def _plan_shared(process: ProcessRecord, record: ProcessSignals, build: Builder) -> None:
-    """Queue for the process, by a thread that names itself: kill's pid may be any thread's."""
-    tid = process.tids[0]
-    calls = [
-        Call(SYS_RT_SIGQUEUEINFO, (tid, signo, Blob(info)))
+def _plan_shared(process: ProcessRecord, record: ProcessSignals, build: Builder) -> list[Call]:
+    """Queue for the process, by a thread that names itself: kill's pid may be any thread's.
+
+    Returns the calls that must come last.
+    """
+    tid, tgid = process.tids[0], process.tgid
+    taped, last = _split(
+        (signo, Call(SYS_RT_SIGQUEUEINFO, (tid, signo, Blob(info))))
         for signo, info in _to_queue(record.pending, record.bare)
-    ]
-    if calls:
+    )
+    if taped:
         build.tape(
             tid,
-            calls,
-            f"queue {len(calls)} signals pending for the process",
+            taped,
+            f"queue {len(taped)} signals pending for the process",
             needs=(born(tid),),
-            after=(dispositions_set(process.tgid), *map(restart_armed, process.tids)),
-            provides=(signals_queued(tid), signals_queued(process.tgid)),
+            after=(dispositions_set(tgid), *map(restart_armed, process.tids)),
+            provides=(signals_queued(tid), signals_queued(tgid)),
         )
+    return last
 
 
-def _plan_thread(process: ProcessRecord, record: ThreadSignals, build: Builder) -> None:
+def _plan_thread(process: ProcessRecord, record: ThreadSignals, build: Builder) -> list[Call]:
+    """Queue for one thread; returns the calls that must come last."""
     if not record.pending and not record.bare:
-        return
-    tid = record.tid
-    calls = [
-        Call(SYS_RT_TGSIGQUEUEINFO, (process.tgid, tid, signo, Blob(info)))
+        return []
+    tid, tgid = record.tid, process.tgid
+    taped, last = _split(
+        (signo, Call(SYS_RT_TGSIGQUEUEINFO, (tgid, tid, signo, Blob(info))))
         for signo, info in _to_queue(record.pending, record.bare)
-    ]
-    if calls:
+    )
+    if taped:
         build.tape(
             tid,
-            calls,
-            f"queue {len(calls)} signals pending for the thread",
+            taped,
+            f"queue {len(taped)} signals pending for the thread",
             needs=(born(tid),),
-            after=(dispositions_set(process.tgid), restart_armed(tid)),
+            after=(dispositions_set(tgid), restart_armed(tid)),
             provides=(signals_queued(tid),),
         )
+    return last
+
+
+def _split(calls: Iterable[tuple[int, Call]]) -> tuple[list[Call], list[Call]]:
+    """Split calls about signals into those for a tape, and those behind the last tape."""
+    taped, last = [], []
+    for signo, call in calls:
+        (last if signo in siginfo.SYNCHRONOUS else taped).append(call)
+    return taped, last
+
+
+def _plan_last(process: ProcessRecord, tid: int, calls: list[Call], build: Builder) -> None:
+    """Make calls when no tape plays any more, and every signal of the thread's is armed."""
+    build.ptrace(
+        tid,
+        LastCalls(tid, calls),
+        "signals that a trap would disturb",
+        needs=(born(tid),),
+        after=(*map(thread_done, process.tids), *map(restart_armed, process.tids)),
+        provides=(last_signals_queued(tid),),
+    )
 
 
 def _plan_mask(
-    process: ProcessRecord, record: ThreadSignals, shared: ProcessSignals | None, build: Builder
+    process: ProcessRecord, record: ThreadSignals, shared: ProcessSignals, build: Builder
 ) -> None:
     tid = record.tid
-    stops = _has_stop(record) or (
-        tid == process.tids[0] and shared is not None and _has_stop(shared)
-    )
+    stops = _has_stop(record) or (tid == process.tids[0] and _has_stop(shared))
     build.ptrace(
         tid,
         LoadMask(tid, record.mask, process.tgid if stops else 0),
@@ -270,6 +310,24 @@ def _has_stop(record: ThreadSignals | ProcessSignals) -> bool:
         return False
     numbers = [siginfo.signo_of(info) for info in record.pending]
     return siginfo.SIGSTOP in numbers or siginfo.SIGSTOP in siginfo.signals_in(record.bare)
+
+
+class LastCalls:
+    """Make calls of a thread whose tapes are over, with all signals blocked."""
+
+    def __init__(self, tid: int, calls: list[Call]) -> None:
+        self.tid = tid
+        self.calls = calls
+
+    def perform(self, restorer: Restorer) -> None:
+        """Make them, from stop to stop."""
+        restorer.step_calls(self.tid, self.calls, "signals")
+
+    def describe(self) -> str:
+        """Return one line for `--dry-run`."""
+        numbers = [call.args[0 if call.nr == SYS_RT_SIGACTION else -2] for call in self.calls]
+        names = [siginfo.name_of(number) for number in numbers if isinstance(number, int)]
+        return f"tid {self.tid}: set or queue {', '.join(names)}"
 
 
 class LoadMask:

@@ -93,6 +93,11 @@ def signals_queued(tid: int) -> Token:
     return Token("pending", tid)
 
 
+def last_signals_queued(tid: int) -> Token:
+    """Also those signals are queued that must come behind the thread's last tape."""
+    return Token("last_pending", tid)
+
+
 def creds_set(tid: int) -> Token:
     """The thread has its recorded credentials; privileged calls are over."""
     return Token("creds", tid)

@@ -22,6 +22,7 @@ from ckpt.objects.steps import (
     born,
     c_string,
     fds_placed,
+    last_signals_queued,
     memory_filled,
     mm_fields_set,
     restart_armed,
@@ -152,9 +153,12 @@ def _plan_thread(process: ProcessRecord, record: ThreadRecord, build: Builder) -
         ),
         "load registers",
         needs=(thread_done(tid), restart_armed(tid)),
-        after=(signals_queued(tid), timers_armed(process.tgid), Token("tape-gone", process.tgid))
-        if tid == _unmapper(process)
-        else (signals_queued(tid), timers_armed(process.tgid)),
+        after=(
+            signals_queued(tid),
+            last_signals_queued(tid),
+            timers_armed(process.tgid),
+            *([Token("tape-gone", process.tgid)] if tid == _unmapper(process) else []),
+        ),
         provides=(Token("parked", tid),),
     )
 
@@ -192,7 +196,7 @@ def _plan_end(process: ProcessRecord, build: Builder) -> None:
         UnmapTape(last),
         "unmap the tape",
         needs=(thread_done(last), *(Token("parked", tid) for tid in others)),
-        after=(restart_armed(last),),
+        after=(restart_armed(last), last_signals_queued(last)),
         provides=(Token("tape-gone", process.tgid),),
     )
 

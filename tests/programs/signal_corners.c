@@ -49,9 +49,11 @@ static void check(struct worker *w)
 int main(int argc, char **argv)
 {
 	struct sigaction ignore = { .sa_handler = SIG_IGN };
+	struct sigevent event = { .sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGRTMIN + 6 };
 	struct worker workers[1] = { 0 };
 	siginfo_t info;
 	sigset_t all;
+	int timer;
 
 	selfcheck_begin(argc, argv);
 	sigfillset(&all);
@@ -59,11 +61,21 @@ int main(int argc, char **argv)
 	sigaction(SIGUSR1, &ignore, 0);
 	REQUIRE(!kill(getpid(), SIGUSR1));
 	REQUIRE(!kill(getpid(), SIGCONT));
+	sigaction(SIGTRAP, &ignore, 0);
+	REQUIRE(!kill(getpid(), SIGTRAP));
+	REQUIRE(!syscall(SYS_timer_create, CLOCK_MONOTONIC, &event, &timer));
+	REQUIRE(!syscall(SYS_timer_settime, timer, 0, &(struct itimerspec){ { 0, 0 }, { 0, 1 } }, 0));
+	sleep_ms(10);
 	for (int i = 0; i < MANY; i++)
 		REQUIRE(!sigqueue(getpid(), SIGRTMAX, (union sigval){ .sival_int = i }));
 	run_workers(workers, 1, build, check);
 	check_int("ignored but blocked", SIGUSR1, take(SIGUSR1, &info));
 	check_int("SIGCONT", SIGCONT, take(SIGCONT, &info));
+	check_int("SIGTRAP", SIGTRAP, take(SIGTRAP, &info));
+	check_int("its sender", getpid(), info.si_pid);
+	sigaction(SIGTRAP, 0, &ignore);
+	CHECK(ignore.sa_handler == SIG_IGN);
+	check_int("signal of a timer", SIGRTMIN + 6, take(SIGRTMIN + 6, &info));
 	check_int("bare signal of the process", SIGRTMIN + 4, take(SIGRTMIN + 4, &info));
 	for (int i = 0; i < MANY; i++) {
 		check_int("one of many", SIGRTMAX, take(SIGRTMAX, &info));

@@ -110,6 +110,26 @@ def test_pending_stop_is_sent_with_the_mask_not_on_the_tape() -> None:
     assert "SIGSTOP" in action.describe()
 
 
+def test_faults_and_traps_are_queued_behind_the_last_tape() -> None:
+    """A trap at the end of a tape would deliver a queued fault, although it is blocked."""
+    entries = [info(11, code=1), info(10), info(5)]
+    steps = plan_of(signals, *signal_records(pending=entries))
+    assert [call.args[2] for call in steps[1].calls] == [10]
+    action = steps[2].action
+    assert isinstance(action, signals.LastCalls)
+    assert [call.args[2] for call in action.calls] == [11, 5]
+    assert {thread_done(100), restart_armed(100)} <= set(steps[2].after)
+    assert action.describe() == "tid 100: set or queue SIGSEGV, SIGTRAP"
+
+
+def test_ignored_sigtrap_is_ignored_again_behind_the_last_tape() -> None:
+    records = list(signal_records())
+    records[1] = signals.Sighand(ref=4, dispositions=[signals.Disposition(5, 1, 0, 0, 0)])
+    action = plan_of(signals, *records)[1].action
+    assert isinstance(action, signals.LastCalls)
+    assert [(call.nr, call.args[0]) for call in action.calls] == [(13, 5)]
+
+
 def test_missing_mask_is_a_plan_error() -> None:
     records = [r for r in signal_records() if not isinstance(r, signals.ThreadSignals)]
     with pytest.raises(PlanError, match="tid 100"):
