@@ -11,6 +11,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
+from ckpt.errors import Finding
+from ckpt.host.syscalls import KCMP_FILES, kcmp_same
 from ckpt.objects.base import Plain, Record
 from ckpt.objects.file_kinds import kinds
 from ckpt.objects.file_kinds.common import (
@@ -39,7 +41,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from types import ModuleType
 
-    from ckpt.errors import Finding
     from ckpt.objects.base import Builder, Options, Process, ProcessRecord, Records, Restorer
     from ckpt.objects.steps import Action
 
@@ -75,13 +76,13 @@ class _Raw(NamedTuple):
 def survey(process: Process) -> Iterable[Finding]:
     """Look at every descriptor while the target runs."""
     with _OpenTable(process) as table:
-        return _survey_table(table)
+        return [*_survey_table(table), *_find_unshared(process)]
 
 
 def capture(process: Process) -> _Raw:
     """Look again, now that nothing changes, and record every file with what is in it."""
     with _OpenTable(process) as table:
-        process.findings.extend(_survey_table(table))
+        process.findings.extend([*_survey_table(table), *_find_unshared(process)])
         records: list[Record] = []
         for kind, files in _by_kind(table).items():
             records.extend(kind.capture(files, table))
@@ -102,7 +103,11 @@ def preflight(records: Records, options: Options) -> Iterable[Finding]:
 
 def reserved_fds(records: Records) -> Iterable[int]:
     """Return every number that a table uses."""
-    return (entry.fd for table in records.of(FileTable) for entry in table.descriptors)
+    for table in records.of(FileTable):
+        yield from (entry.fd for entry in table.descriptors)
+    for kind in kinds():
+        if hasattr(kind, "reserved_fds"):
+            yield from kind.reserved_fds(records)
 
 
 def plan(records: Records, build: Builder) -> None:
@@ -145,6 +150,29 @@ def group_files(process: Process) -> list[OpenFile]:
         else:
             known.fds.append(fd)
     return list(files.values())
+
+
+def _find_unshared(process: Process) -> Iterator[Finding]:
+    """Refuse threads that have left the process's table: clone without CLONE_FILES, unshare."""
+    for tid in process.tids:
+        if tid != process.living_tid and not _shares_table(process, tid):
+            yield Finding(
+                f"tid {tid}",
+                "has an fd table of its own: not supported",
+                "let the thread end first",
+            )
+
+
+def _shares_table(process: Process, tid: int) -> bool:
+    views = process.thread_views
+    if tid in views and process.living_tid in views:
+        ids = (views[tid].files, views[process.living_tid].files)
+        if None not in ids and 0 not in ids:
+            return ids[0] == ids[1]
+    try:
+        return kcmp_same(process.living_tid, tid, KCMP_FILES)
+    except ProcessLookupError:
+        return True  # It has ended meanwhile.
 
 
 def _by_kind(table: Table) -> dict[ModuleType, list[OpenFile]]:
@@ -192,8 +220,8 @@ def _plan_table(
         {ref: [fd for fd, _ in fds] for ref, fds in numbers.items()},
         frozenset({build.socket_fd, *(entry.fd for entry in table.descriptors)}),
         frozenset(entry.fd for entry in table.descriptors if entry.cloexec),
+        Token("files-taken", process.files),
         fds_placed(process.files),
-        Token("files-settled", process.files),
     )
     for kind in kinds():
         if hasattr(kind, "settle"):
@@ -213,7 +241,7 @@ def _plan_batches(
     tgid = process.tgid
     # Others pass descriptors of theirs, at numbers that they expect to be free.
     before = [memory_filled(tgid), mm_fields_set(tgid), timens_entered(tgid)]
-    placed = fds_placed(process.files)
+    placed, all_taken = fds_placed(process.files), Token("files-taken", process.files)
     for index, batch in enumerate(batches):
         made = Token(f"files-made:{index}", process.files)
         sent = Token(f"files-sent:{index}", process.files)
@@ -232,7 +260,13 @@ def _plan_batches(
             needs=[made, memory_mapped(tgid)],
             provides=[sent],
         )
-        build.tape(tgid, batch.calls, "place descriptors", needs=[sent], provides=[taken, placed])
+        build.tape(
+            tgid,
+            batch.calls,
+            "place descriptors",
+            needs=[sent],
+            provides=[taken, all_taken, placed],
+        )
         before = [taken]
 
 

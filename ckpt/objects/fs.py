@@ -9,6 +9,7 @@ import os
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from ckpt.errors import Finding
+from ckpt.host.syscalls import KCMP_FS, kcmp_same
 from ckpt.objects.base import Record
 from ckpt.objects.steps import (
     Call,
@@ -49,8 +50,9 @@ class FsRecord(Record, tag="fs", frozen=True, kw_only=True):
 RECORDS = (FsRecord,)
 
 
-def survey(process: Process) -> Iterable[Finding]:
+def survey(process: Process) -> Iterator[Finding]:
     """Refuse folders that no path leads to."""
+    yield from _find_unshared(process)
     where = f"process {process.tgid}"
     for name, called in (("cwd", "working folder"), ("root", "root")):
         path = os.readlink(os.fsencode(process.path(name)))
@@ -61,6 +63,23 @@ def survey(process: Process) -> Iterable[Finding]:
                 continue
         if removed or not _leads_to(path, process, name):
             yield Finding(where, f"its {called} {path!r} cannot be reached by that path", "cd /")
+
+
+def _find_unshared(process: Process) -> Iterator[Finding]:
+    """Refuse threads that have a working folder of their own: unshare(CLONE_FS)."""
+    own = process.thread_views.get(process.living_tid)
+    for tid in process.tids:
+        view = process.thread_views.get(tid)
+        if view and own and view.fs and own.fs:
+            shares = view.fs == own.fs
+        else:
+            try:
+                shares = kcmp_same(process.living_tid, tid, KCMP_FS)
+            except ProcessLookupError:
+                continue  # It has ended meanwhile.
+        if not shares:
+            what = "has a working folder of its own (unshared): not supported"
+            yield Finding(f"tid {tid}", what, "let the thread end first")
 
 
 def capture(process: Process) -> FsRecord:

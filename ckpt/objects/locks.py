@@ -108,7 +108,6 @@ def plan(records: Records, build: Builder) -> None:
             [_lock_call(lock) for lock in record.locks],
             f"take {len(record.locks)} file locks",
             needs=[fds_placed(record.files)],
-            after=[Token("files-settled", record.files)],
             provides=[Token("locks", record.files)],
         )
 

@@ -169,7 +169,7 @@ def parse_fdinfo(text: bytes) -> dict[bytes, list[bytes]]:
 
 
 def complete_pipes(table: Table) -> set[tuple[int, int]]:
-    """Return (dev, ino) of the pipes of which this table has a reader and a writer."""
+    """Return (dev, ino) of the pipes whose ends are all in this table, as far as one can see."""
     known = table.kept.get("pipes")
     if not isinstance(known, set):
         ends: tuple[set[tuple[int, int]], set[tuple[int, int]]] = (set(), set())
@@ -179,7 +179,31 @@ def complete_pipes(table: Table) -> set[tuple[int, int]]:
                     if holds:
                         side.add((file.view.dev, file.view.ino))
         known = table.kept["pipes"] = ends[0] & ends[1]
+        known.update(
+            (file.view.dev, file.view.ino)
+            for file in table.files
+            if (file.view.dev, file.view.ino) in ends[0] ^ ends[1] and _is_widowed(file, table)
+        )
     return known
+
+
+def _is_widowed(file: OpenFile, table: Table) -> bool:
+    """Tell whether nobody at all has the other end of a pipe open."""
+    import select
+
+    if file.is_path_only:
+        return False
+    try:
+        copy = table.copy(file)
+    except OSError:
+        return False  # Closed meanwhile: the target runs.
+    try:
+        poller = select.poll()
+        poller.register(copy, 0)
+        gone = select.POLLHUP if file.can_read else select.POLLERR
+        return any(events & gone for _, events in poller.poll(0))
+    finally:
+        os.close(copy)
 
 
 def find_leak(file: OpenFile, table: Table) -> Iterator[Finding]:
@@ -219,10 +243,10 @@ class Placed(NamedTuple):
     """Every number that is not free, the socket's included."""
     cloexec: frozenset[int]
     """Numbers that close on exec."""
-    placed: Token
+    taken: Token
     """What a step needs that uses the descriptors."""
-    settled: Token
-    """What a step provides that opens or closes one for a moment: locks wait for it."""
+    placed: Token
+    """What such a step provides: others come when all is settled."""
 
 
 def file_key(ref: int) -> str:

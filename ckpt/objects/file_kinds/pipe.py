@@ -109,12 +109,13 @@ def capture(files: Sequence[OpenFile], table: Table) -> Iterable[Record]:
 
 
 def _capture_pipe(ref: int, ends: Sequence[OpenFile], table: Table) -> Pipe:
-    reader = next(file for file in ends if file.can_read)
+    reader = next((file for file in ends if file.can_read), ends[0])
     copy = table.copy(reader)
     try:
         found = os.fstat(copy)
         capacity = fcntl.fcntl(copy, F_GETPIPE_SZ)
-        size = waiting_bytes(copy)
+        # Without a reader nobody will ever see what is left in it.
+        size = waiting_bytes(copy) if reader.can_read else 0
         chunks = copy_data(copy, capacity, size) if size else []
     finally:
         os.close(copy)

@@ -6,7 +6,11 @@ The target is hostile: a path is believed only if the inode there is the open on
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+_DELETED: Final = b" (deleted)"
+_MOST_ENTRIES: Final = 100_000
+"""A folder of more is not searched for another name: the target waits meanwhile."""
 
 if TYPE_CHECKING:
     from ckpt.objects.file_kinds.common import OpenFile, Table
@@ -23,10 +27,33 @@ class Place(NamedTuple):
 
 
 def find_place(file: OpenFile, table: Table) -> Place | None:
-    """Return the path of an open file, or None if no path that we know leads to its inode."""
+    """Return a path of an open file, or None if no path that we know leads to its inode.
+
+    That is the name it was opened by, or else another one in the same folder: programs that write
+    a file and link or rename it at the end do so there.
+    """
     path = file.link(table)
     if not path.startswith(b"/"):
         return None
+    place = _look_at(path, file, table)
+    if place is None and path.endswith(_DELETED) and file.view.nlink:
+        other = _find_other_name(os.path.dirname(path), file.view.ino)
+        place = _look_at(other, file, table) if other else None
+    return place
+
+
+def _find_other_name(folder: bytes, ino: int) -> bytes | None:
+    try:
+        with os.scandir(folder) as entries:
+            for _, entry in zip(range(_MOST_ENTRIES), entries, strict=False):
+                if entry.inode() == ino:
+                    return entry.path
+    except OSError:
+        pass  # The folder is gone as well.
+    return None
+
+
+def _look_at(path: bytes, file: OpenFile, table: Table) -> Place | None:
     try:
         found = os.lstat(path)
     except OSError:

@@ -12,6 +12,7 @@ import errno
 import os
 import socket
 import struct
+from functools import cache
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from ckpt.errors import Finding
@@ -38,22 +39,23 @@ if TYPE_CHECKING:
 SYS_SOCKETPAIR, SYS_SETRESUID, SYS_SETRESGID, SYS_EVENTFD2 = 53, 117, 119, 290
 SO_PEEK_OFF: Final = 42
 SO_SNDBUFFORCE, SO_RCVBUFFORCE = 32, 33
-SO_RCVTIMEO, SO_SNDTIMEO, SO_RCVLOWAT = 20, 21, 18
+SO_LINGER, SO_RCVTIMEO, SO_SNDTIMEO = 13, 20, 21
 SO_PASSCRED, SO_PASSSEC = 16, 34
 """`include/uapi/asm-generic/socket.h`, 6.18."""
 MSG_LOOK: Final = socket.MSG_PEEK | socket.MSG_DONTWAIT
 UNCHANGED: Final = 0xFFFFFFFF
 _LARGEST_MESSAGE: Final = 1 << 20
 _UCRED: Final = struct.Struct("<iII")
-_TIMEVAL_BYTES: Final = 16
-_NUMBERS: Final = {
-    "send_buffer": socket.SO_SNDBUF,
-    "receive_buffer": socket.SO_RCVBUF,
-    "receive_low": SO_RCVLOWAT,
-    "pass_credentials": SO_PASSCRED,
-    "pass_security": SO_PASSSEC,
-    "peek_offset": SO_PEEK_OFF,
-}
+_FORCED: Final = {socket.SO_SNDBUF: SO_SNDBUFFORCE, socket.SO_RCVBUF: SO_RCVBUFFORCE}
+_OPTIONS: Final = (
+    *(socket.SO_SNDBUF, socket.SO_RCVBUF, 18, SO_PASSSEC, SO_PEEK_OFF),
+    *(2, 6, 9, 10, 12, 16, 29, 35, 37, 36, 44, 46, 75, 76, 82, 83),
+)
+"""Options of type int that a unix socket keeps: sizes first; then SO_REUSEADDR, SO_BROADCAST,
+SO_KEEPALIVE, SO_OOBINLINE, SO_PRIORITY, SO_PASSCRED, SO_TIMESTAMP, SO_TIMESTAMPNS, SO_TIMESTAMPING,
+SO_MARK, SO_LOCK_FILTER, SO_BUSY_POLL, SO_RCVMARK, SO_PASSPIDFD, SO_RCVPRIORITY, SO_PASSRIGHTS."""
+_STRUCTS: Final = {SO_LINGER: 8, SO_RCVTIMEO: 16, SO_SNDTIMEO: 16}
+"""Options that are a struct linger or timeval, with their sizes."""
 
 
 class Message(Plain, frozen=True):
@@ -76,15 +78,10 @@ class SocketFile(FileRecord, tag="file.socketpair", frozen=True, kw_only=True):
     """What waits to be received by this end."""
     shutdown: int
     """Bit 0: receives nothing more, bit 1: sends nothing more."""
-    send_buffer: int
-    receive_buffer: int
-    receive_low: int
-    pass_credentials: int
-    pass_security: int
-    peek_offset: int
-    receive_timeout: bytes
-    send_timeout: bytes
-    """struct timeval."""
+    options: dict[int, int]
+    """SO_* of type int -> value, where it is not what a fresh pair has."""
+    structs: dict[int, bytes]
+    """SO_LINGER, SO_RCVTIMEO, SO_SNDTIMEO, likewise."""
     peer_uid: int
     peer_gid: int
 
@@ -145,12 +142,48 @@ def _record_end(
         peer=peer.ref if peer else 0,
         received=received,
         shutdown=found.shutdown,
-        receive_timeout=end.getsockopt(level, SO_RCVTIMEO, _TIMEVAL_BYTES),
-        send_timeout=end.getsockopt(level, SO_SNDTIMEO, _TIMEVAL_BYTES),
+        options=_differing(_read_options(end), found.kind),
+        structs=_read_structs(end),
         peer_uid=uid,
         peer_gid=gid,
-        **{name: end.getsockopt(level, option) for name, option in _NUMBERS.items()},
     )
+
+
+def _read_options(end: socket.socket) -> dict[int, int]:
+    options = {}
+    for option in _OPTIONS:
+        try:
+            options[option] = end.getsockopt(socket.SOL_SOCKET, option)
+        except OSError:
+            continue  # This kernel does not know it.
+    return options
+
+
+@cache
+def _fresh_options(kind: int) -> dict[int, int]:
+    ends = socket.socketpair(socket.AF_UNIX, kind)
+    try:
+        return _read_options(ends[0])
+    finally:
+        for end in ends:
+            end.close()
+
+
+def _differing(options: dict[int, int], kind: int) -> dict[int, int]:
+    fresh = _fresh_options(kind)
+    # Sizes are recorded always: another machine has other defaults.
+    return {
+        option: value
+        for option, value in options.items()
+        if value != fresh.get(option) or option in _FORCED
+    }
+
+
+def _read_structs(end: socket.socket) -> dict[int, bytes]:
+    found = {
+        option: end.getsockopt(socket.SOL_SOCKET, option, size) for option, size in _STRUCTS.items()
+    }
+    return {option: value for option, value in found.items() if any(value)}
 
 
 def _queue_name(file: OpenFile) -> str:
@@ -303,7 +336,7 @@ def _fill(end: socket.socket, other: socket.socket, record: SocketFile) -> None:
     """Send from `other` what waits at `end`."""
     if not record.received:
         return
-    if record.pass_credentials:
+    if record.options.get(SO_PASSCRED):
         end.setsockopt(socket.SOL_SOCKET, SO_PASSCRED, 1)
     size = sum(len(message.data) + 1024 for message in record.received)
     other.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, 2 * size)
@@ -319,18 +352,12 @@ def _fill(end: socket.socket, other: socket.socket, record: SocketFile) -> None:
 def _set_options(end: socket.socket, record: SocketFile) -> None:
     """Give an end its recorded options; the kernel doubles what it is told about buffers."""
     level = socket.SOL_SOCKET
-    forced = {"send_buffer": SO_SNDBUFFORCE, "receive_buffer": SO_RCVBUFFORCE}
-    for name, option in _NUMBERS.items():
-        wanted = getattr(record, name)
+    for option, wanted in record.options.items():
         if end.getsockopt(level, option) != wanted:
-            value = wanted // 2 if name in forced else wanted
-            end.setsockopt(level, forced.get(name, option), value)
-    for option, value in (
-        (SO_RCVTIMEO, record.receive_timeout),
-        (SO_SNDTIMEO, record.send_timeout),
-    ):
-        if any(value):
-            end.setsockopt(level, option, value)
+            forced = _FORCED.get(option)
+            end.setsockopt(level, forced or option, wanted // 2 if forced else wanted)
+    for option, value in record.structs.items():
+        end.setsockopt(level, option, value)
     ways = {1: socket.SHUT_RD, 2: socket.SHUT_WR, 3: socket.SHUT_RDWR}
     if record.shutdown and record.peer:
         end.shutdown(ways[record.shutdown & 3])

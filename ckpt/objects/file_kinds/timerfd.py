@@ -161,8 +161,9 @@ def settle(records: Records, placed: Placed, build: Builder) -> None:
             placed.tgid,
             calls,
             "arm timerfds",
-            needs=[placed.placed],
+            needs=[placed.taken],
             after=[timens_entered(placed.tgid)],
+            provides=[placed.placed],
         )
 
 
