@@ -9,6 +9,8 @@ CkptError
 │   ├── ImageWriteError
 │   └── ImageUntrustedError
 ├── PlanError          records contradict each other, or this machine cannot hold them
+├── TimeLimitError     --timeout or --deadline is over
+├── InterruptError     a signal asked the command to end
 └── RestoreError       a step of the restore failed; everything it created is gone
 
 Errors carry fields; their text is made from them: object first, lower case. What to do about it
@@ -110,3 +112,14 @@ class PlanError(CkptError):
 
 class RestoreError(CkptError):
     """A step of the restore failed; everything that had been created is gone again."""
+
+
+class TimeLimitError(CkptError):
+    """The command took too long; what it had begun is undone, the target runs as before."""
+
+
+class InterruptError(CkptError):
+    """A signal asked the command to end; what it had begun is undone."""
+
+    def __init__(self, signal_name: str) -> None:
+        super().__init__(f"interrupted by {signal_name}")

@@ -24,6 +24,7 @@ from ckpt.arch.x86_64.regs import NT_PRSTATUS, REGS_SIZE, X86Regs, encode_regs, 
 from ckpt.arch.x86_64.timeouts import Where
 from ckpt.errors import FreezeError
 from ckpt.host import ptrace
+from ckpt.host.watch import check, held
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -52,7 +53,10 @@ _NO_REGS: Final = parse_regs(bytes(REGS_SIZE))
 
 
 class Frozen:
-    """All threads of one process, stopped. `thaw` or `kill` ends it, exactly once."""
+    """All threads of one process: `stop` them in a `with` block, whose end lets go of them.
+
+    Nothing is stopped before `stop`, so no exception can come between the stop and the block.
+    """
 
     def __init__(self, process: Process, timeout_s: float) -> None:
         self.process = process
@@ -63,15 +67,19 @@ class Frozen:
         self.interrupted_at_ns = 0
 
     def __enter__(self) -> Frozen:
-        try:
-            self._stop_all()
-        except BaseException:
-            self.thaw()
-            raise
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.thaw()
+
+    def stop(self) -> None:
+        """Stop every thread.
+
+        Raises:
+            FreezeError: it could not be done in time, or the process changed meanwhile.
+        """
+        with held():
+            self._stop_all()
 
     def _stop_all(self) -> None:
         deadline = time.monotonic() + self.timeout_s
@@ -105,12 +113,12 @@ class Frozen:
         except PermissionError as error:
             if is_zombie(self.process.tgid, tid):
                 return
-            raise FreezeError(
-                "may not be stopped",
-                where=f"tid {tid}",
-                errno=error.errno,
-                hint="it may be traced already, or a security module forbids it",
-            ) from error
+            tracer = _status_field(self.process.tgid, tid, b"TracerPid").decode()
+            if int(tracer or 0):
+                what, hint = f"is traced by process {tracer}", "end the debugger first"
+                raise FreezeError(what, where=f"tid {tid}", hint=hint) from error
+            what, hint = "may not be stopped", "a security module may forbid it"
+            raise FreezeError(what, where=f"tid {tid}", errno=error.errno, hint=hint) from error
         self.threads[tid] = Thread(tid)
 
     def _wait_all(self, deadline: float) -> None:
@@ -121,6 +129,7 @@ class Frozen:
             if len(left) == len(waiting):
                 if time.monotonic() > deadline:
                     raise self._stuck(left)
+                check()
                 time.sleep(pause_s)
                 pause_s = min(0.002, pause_s + 0.00005)
             waiting = left
@@ -136,7 +145,11 @@ class Frozen:
 
     def _poll(self, thread: Thread) -> bool:
         """Handle what `thread` reports, if anything; True when it needs no more waiting."""
-        stop = ptrace.wait_stop(thread.tid, block=False)
+        try:
+            stop = ptrace.wait_stop(thread.tid, block=False)
+        except ChildProcessError:
+            # Another thread executed a program: this one is gone, or goes on as the leader.
+            stop = ptrace.Stop(thread.tid, 0, 0, 0)
         if stop is None:
             return False
         if stop.exit_status is not None:
@@ -187,6 +200,10 @@ class Frozen:
 
     def thaw(self) -> None:
         """Let every thread run on, those first that make their interrupted call again."""
+        with held():
+            self._thaw()
+
+    def _thaw(self) -> None:
         threads, self.threads = self.threads, {}
         self.process.is_frozen = False
         stopped = [
@@ -236,6 +253,10 @@ class Frozen:
 
     def kill(self) -> None:
         """End the process, and wait until all its threads are gone."""
+        with held():
+            self._kill()
+
+    def _kill(self) -> None:
         threads, self.threads = self.threads, {}
         signal.pidfd_send_signal(self.process.pidfd, signal.SIGKILL)
         for tid in sorted(threads, key=lambda tid: tid == self.process.tgid):

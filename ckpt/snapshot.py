@@ -8,7 +8,10 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckpt import target
+from ckpt.debug.sources import list_sources
+from ckpt.errors import CkptError, ImageWriteError
 from ckpt.freeze import Frozen
+from ckpt.host.watch import Watch
 from ckpt.image.header import Clocks, Header
 from ckpt.image.writer import ImageWriter
 from ckpt.objects import modules
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 
     from ckpt.errors import Finding
     from ckpt.host.kernel_view import Observer
+    from ckpt.host.watch import Report
 
 _CLOCKS = (time.CLOCK_REALTIME, time.CLOCK_MONOTONIC, time.CLOCK_BOOTTIME, time.CLOCK_TAI)
 _ALARM_CLOCKS = {8: time.CLOCK_REALTIME, 9: time.CLOCK_BOOTTIME}
@@ -40,10 +44,16 @@ class SnapshotResult(NamedTuple):
     threads: int
 
 
-def snapshot(pid: int, output: str | int | None = None, options: Options | None = None) -> Any:
+def snapshot(
+    pid: int,
+    output: str | int | None = None,
+    options: Options | None = None,
+    report: Report | None = None,
+) -> SnapshotResult:
     """Write an image of process `pid`; then kill it, unless `options` say otherwise.
 
     `output` is a path (default `PID.ckpt`), or a descriptor that the image is streamed to.
+    `report` is told what is being done.
 
     Raises:
         CkptError: nothing was written and the target runs on as before.
@@ -51,14 +61,17 @@ def snapshot(pid: int, output: str | int | None = None, options: Options | None 
     options = options or Options()
     started = time.monotonic()
     process = target.examine(pid, options)
-    try:
-        with target.open_observer(process) as observer:
-            target.observe_running(process, observer)
-            raise_blockers(target.survey(process), f"process {pid} cannot be snapshotted")
-            with _open_writer(pid, output, options) as writer:
-                return _take(process, observer, writer, started)
-    finally:
-        os.close(process.pidfd)
+    with Watch(options.timeout_s, options.deadline_s, report) as watch:
+        try:
+            watch.step("load BPF programs")
+            with target.open_observer(process) as observer:
+                watch.step(f"survey of {len(process.tids)} threads")
+                target.observe_running(process, observer)
+                raise_blockers(target.survey(process), f"process {pid} cannot be snapshotted")
+                with _open_writer(pid, output, options) as writer:
+                    return _take(process, observer, writer, watch, started)
+        finally:
+            os.close(process.pidfd)
 
 
 def _open_writer(pid: int, output: str | int | None, options: Options) -> ImageWriter:
@@ -68,31 +81,47 @@ def _open_writer(pid: int, output: str | int | None, options: Options) -> ImageW
 
 
 def _take(
-    process: Process, observer: Observer | None, writer: ImageWriter, started: float
+    process: Process,
+    observer: Observer | None,
+    writer: ImageWriter,
+    watch: Watch,
+    started: float,
 ) -> SnapshotResult:
     options = process.options
     process.sink = writer.pages
-    with Frozen(process, options.timeout_s) as frozen:
-        clocks = read_clocks(process)
-        target.observe_frozen(process, observer)
-        target.check_complete(process)
-        raws = capture(process)
-        if options.leave_stopped:
-            os.kill(process.tgid, signal.SIGSTOP)
-        stays = options.leave_running or options.leave_stopped
-        if stays:
-            frozen.thaw()
-        frozen_s = (time.monotonic_ns() - frozen.interrupted_at_ns) / 1e9
-        _write(process, raws, clocks, writer)
-        if not stays:
-            frozen.kill()
+    writer.pages.progress = watch.advance
+    try:
+        with Frozen(process, options.timeout_s) as frozen:
+            watch.step("stop every thread")
+            frozen.stop()
+            watch.step(f"capture, {len(process.stops)} threads are stopped")
+            clocks = read_clocks(process)
+            target.observe_frozen(process, observer)
+            target.check_complete(process)
+            raws = capture(process)
+            if options.leave_stopped:
+                os.kill(process.tgid, signal.SIGSTOP)
+            stays = options.leave_running or options.leave_stopped
+            if stays:
+                frozen.thaw()
+            frozen_s = (time.monotonic_ns() - frozen.interrupted_at_ns) / 1e9
+            watch.step(f"write the image, the process {'is let go' if stays else 'is kept'}")
+            _write(process, raws, clocks, writer, watch)
+            if not stays:
+                watch.step("kill the process, its image is complete")
+                frozen.kill()
+    except CkptError as error:
+        if not isinstance(error, ImageWriteError):
+            writer.publish_failure(str(error))
+        raise
+    watch.step("done")
     return SnapshotResult(
         process.tgid,
         writer.path,
         writer.size_bytes,
         frozen_s,
         time.monotonic() - started,
-        {},
+        list_sources(process, observer),
         [finding for finding in process.findings if not finding.blocker],
         len(process.tids),
     )
@@ -127,7 +156,13 @@ def read_clocks(process: Process) -> Clocks:
     )
 
 
-def _write(process: Process, raws: list[tuple[Any, Any]], clocks: Clocks, writer: Any) -> None:
+def _write(
+    process: Process,
+    raws: list[tuple[ModuleType, Any]],
+    clocks: Clocks,
+    writer: ImageWriter,
+    watch: Watch,
+) -> None:
     names = os.uname()
     writer.write_header(
         Header(
@@ -144,4 +179,4 @@ def _write(process: Process, raws: list[tuple[Any, Any]], clocks: Clocks, writer
     for module, raw in raws:
         if hasattr(module, "finish"):
             writer.write_records(module.finish(raw, process))
-    writer.commit()
+    writer.commit(watch.advance)

@@ -36,6 +36,8 @@ class PageSink:
         self._reserve = reserve
         self._page_size = page_size
         self._begun: dict[int, tuple[int, int]] = {}
+        self.progress: Progress | None = None
+        """Told of every part that `store` has copied, by the length of the image so far."""
 
     def begin(self, ref: int, length_bytes: int) -> int:
         """Reserve the place of all pages of object `ref`; return the file offset of the first.
@@ -63,6 +65,8 @@ class PageSink:
         for part in read_extents(source_fd, extents, tid):
             self.write_at(offset, part)
             offset += len(part)
+            if self.progress is not None:
+                self.progress(offset, 0)
         self.end(ref, extents)
 
     def write_pages(
