@@ -9,7 +9,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from ckpt.host.facts import Scheduling
-from ckpt.host.scheduling import IOPRIO_WHO_PROCESS, SCHED_ATTR, read_scheduling
+from ckpt.host.scheduling import (
+    IOPRIO_WHO_PROCESS,
+    SCHED_ATTR,
+    RawScheduling,
+    decode_scheduling,
+    read_raw,
+)
 from ckpt.objects.base import Record
 from ckpt.objects.steps import Blob, Call, Token, born, threads_exist
 
@@ -53,20 +59,20 @@ class SchedRecord(Record, frozen=True, tag="sched"):
 RECORDS = (SchedRecord,)
 
 
-def capture(process: Process) -> dict[int, Scheduling]:
+def capture(process: Process) -> dict[int, RawScheduling]:
     """Ask the kernel about every thread; three calls each."""
-    return {tid: read_scheduling(tid) for tid in process.tids}
+    return read_raw(process.tids)
 
 
-def finish(raw: dict[int, Scheduling], process: Process) -> Iterable[SchedRecord]:
+def finish(raw: dict[int, RawScheduling], process: Process) -> Iterable[SchedRecord]:
     """Make one record for each set of threads that are alike."""
-    groups: dict[tuple[Scheduling, int | None], list[int]] = {}
+    groups: dict[tuple[RawScheduling, int | None], list[int]] = {}
     for tid, scheduling in raw.items():
         view = process.thread_views.get(tid)
         slack = view.timer_slack_ns if view else _read_slack(process, tid)
         groups.setdefault((scheduling, slack), []).append(tid)
     for (scheduling, slack), tids in groups.items():
-        yield _record(process.tgid, tids, scheduling, slack)
+        yield _record(process.tgid, tids, decode_scheduling(scheduling), slack)
 
 
 def _record(tgid: int, tids: list[int], found: Scheduling, slack: int | None) -> SchedRecord:
