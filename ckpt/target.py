@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _PF_KTHREAD: Final = 0x200000
 _ELFCLASS32: Final = 1
+EPOLL: Final = "eventpoll_fops"
 
 
 def examine(pid: int, options: Options) -> Process:
@@ -142,6 +143,8 @@ def observe_frozen(process: Process, observer: Observer | None) -> None:
     process.process_view = view.process
     process.mm_view = view.mm
     process.file_views = {file.fd: file for file in observer.observe_files(process.living_tid)}
+    if observer.source == "bpf" and any(v.f_op == EPOLL for v in process.file_views.values()):
+        process.ready_watches = dict(observer.read_ready_watches(process.living_tid))
 
 
 def check_complete(process: Process) -> None:

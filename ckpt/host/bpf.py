@@ -16,6 +16,7 @@ from ckpt.host.bpf_cache import Cache
 from ckpt.host.bpf_decode import Surroundings, decode_tasks, find_process
 from ckpt.host.bpf_events import TaskEvents
 from ckpt.host.bpf_load import Libbpf, Loaded, load_bytecode
+from ckpt.host.bpf_records import TIMERS_RECORD
 from ckpt.host.bpf_store import PROGRAMS, load_programs
 from ckpt.host.kallsyms import load_symbols
 from ckpt.host.kernel_view import NO_OBJECT, FileView, KernelId, KernelView, VmaView
@@ -24,7 +25,6 @@ _CLOCK_MONOTONIC_COARSE: Final = 6
 """include/uapi/linux/time.h; its resolution is the kernel's tick."""
 # bpf/timers.h
 _TIMERS_A_PASS: Final = 32
-_TIMER_BYTES: Final = 104
 
 
 class BpfObserver:
@@ -104,13 +104,23 @@ class BpfObserver:
             self._lib.update_element(loaded.maps["after"], bytes(4), after)
             part = self._read("timers", "task", tid=tid)
             passes.append(part)
-            if len(part) < _TIMERS_A_PASS * _TIMER_BYTES:
+            if len(part) < _TIMERS_A_PASS * TIMERS_RECORD.size:
                 return b"".join(passes)
-            after = part[-_TIMER_BYTES:][:8]
+            after = part[-TIMERS_RECORD.size :][:8]
 
     def read_files(self, tid: int) -> RawFileTable:
         """Read the descriptor table of the living thread ``tid``."""
         return RawFileTable(self, self._read("files", "task_file", tid=tid))
+
+    def read_ready_watches(self, tid: int) -> dict[KernelId, frozenset[tuple[int, KernelId]]]:
+        """Return what the epoll instances of the living thread ``tid`` have to report.
+
+        By the instance's file: (number, file) of each item on its ready list. An instance with
+        more items there than fit, or that cannot be looked into, is not in the result.
+        """
+        from ckpt.host.bpf_decode_files import decode_ready
+
+        return decode_ready(self._read("ready", "task_file", tid=tid), self.identify)
 
     def read_areas(self, tid: int) -> RawAreaList:
         """Read the areas of the living thread ``tid``."""

@@ -16,9 +16,13 @@ if TYPE_CHECKING:
     from ckpt.host.kallsyms import Symbols
     from ckpt.host.kernel_view import KernelId
 
+_O_CLOEXEC: Final = 0o2000000
+"""A property of the descriptor; some files (mqueue) also keep it, meaninglessly, in f_flags."""
 _AREA_SHORT_BYTES: Final = 96
 """AREAS_SHORT_BYTES, bpf/areas.h."""
 _AREA_NAME_BYTES: Final = records.AREAS_RECORD.size - _AREA_SHORT_BYTES
+_READY_END_WHOLE: Final = -1
+"""READY_END_WHOLE, bpf/ready.h."""
 _AREA_SHORT: Final = struct.Struct(records.AREAS_RECORD.format.removesuffix("80s"))
 
 
@@ -64,7 +68,7 @@ def _file(
         f_op=name_operations(record.f_op, record[23:32]),
         f_count=record.f_count,
         f_mode=record.f_mode,
-        f_flags=record.f_flags,
+        f_flags=record.f_flags & ~_O_CLOEXEC,
         f_pos=record.f_pos,
         ino=record.ino,
         dev=decode_kernel_dev(record.dev),
@@ -84,6 +88,22 @@ def _file(
         owner_signum=record.owner_signum,
         has_locks=bool(record.has_locks),
     )
+
+
+def decode_ready(
+    buffer: bytes, identify: Callable[[int], KernelId]
+) -> dict[KernelId, frozenset[tuple[int, KernelId]]]:
+    """Decode the ready lists of epoll instances, those that are whole."""
+    found: dict[KernelId, frozenset[tuple[int, KernelId]]] = {}
+    ready: list[tuple[int, KernelId]] = []
+    for epoll, file, fd, _ in records.READY_RECORD.iter_unpack(buffer):
+        if fd >= 0:
+            ready.append((fd, identify(file)))
+            continue
+        if fd == _READY_END_WHOLE:
+            found[identify(epoll)] = frozenset(ready)
+        ready.clear()
+    return found
 
 
 def decode_areas(

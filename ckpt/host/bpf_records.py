@@ -333,6 +333,18 @@ class FilesRecord(NamedTuple):
 FILES_RECORD: Final = struct.Struct("<8Ii3IiIQqQq2Qq11Q16s40s")
 
 
+class ReadyRecord(NamedTuple):
+    """struct ready_record (bpf/ready.h)."""
+
+    epoll: int
+    file: int
+    fd: int
+    padding: int
+
+
+READY_RECORD: Final = struct.Struct("<2QiI")
+
+
 class AreasRecord(NamedTuple):
     """struct areas_record (bpf/areas.h)."""
 

@@ -19,7 +19,7 @@ from ckpt.host.bpf_bytecode import Bytecode
 if TYPE_CHECKING:
     from ckpt.host.bpf_cache import Cache
 
-PROGRAMS: Final = ("tasks", "timers", "files", "areas", "stack", "events")
+PROGRAMS: Final = ("tasks", "timers", "files", "ready", "areas", "stack", "events")
 
 _NOTES: Final = Path("/sys/kernel/notes")
 _BTF: Final = Path("/sys/kernel/btf/vmlinux")

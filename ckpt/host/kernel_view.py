@@ -51,7 +51,8 @@ class _View(msgspec.Struct, frozen=True, gc=False):
 class NanosleepRestart(_View, frozen=True, gc=False, tag=True):
     """restart_block of hrtimer_nanosleep_restart and alarm_timer_nsleep_restart.
 
-    ``expires_ns`` is absolute in ``clockid`` of the host (no time namespace offset applied);
+    ``expires_ns`` is absolute in ``clockid`` of the host (no time namespace offset applied), and
+    includes the timer slack: it is ``latest_ns`` of the BlockedTimer, not what was asked for;
     ``rmtp`` is the user's pointer for the remaining time (0: none), ``rmtp_type`` is 0 none,
     1 native, 2 compat (TT_NONE, TT_NATIVE, TT_COMPAT).
     """
@@ -507,6 +508,12 @@ class Observer(Protocol):
 
     def observe_areas(self, tid: int) -> list[VmaView]:
         """``read_areas(tid).decode()``."""
+
+    def read_ready_watches(self, tid: int) -> dict[KernelId, frozenset[tuple[int, KernelId]]]:
+        """Return (number, file) of the items that each epoll instance has to report, by its file.
+
+        Empty without BPF.
+        """
 
     def read_stack(self, tid: int) -> tuple[str, ...]:
         """Return the functions on the kernel stack of ``tid``, innermost first (for messages)."""

@@ -137,6 +137,8 @@ class Process:
         self.process_view: ProcessView | None = None
         self.mm_view: MmView | None = None
         self.file_views: dict[int, FileView] = {}
+        self.ready_watches: dict[int, frozenset[tuple[int, int]]] = {}
+        """By `FileView.file` of an epoll instance: (number, file) of the items it has to report."""
         self.before_views: dict[int, ThreadView] = {}
         """Thread views from just before the freeze: deadlines of blocked calls."""
         self.frozen_ns = 0

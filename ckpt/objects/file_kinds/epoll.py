@@ -6,8 +6,9 @@ stand (a signalfd is watched for whom adds it); for an item whose number has mov
 put at that number for a moment. An item whose file has no descriptor any more cannot be added again
 and is refused.
 
-Edge-triggered items: whether the whole instance had something to report can be seen, not which item
-of it. If nothing was ready, all edges stay consumed; else an edge may be reported once more.
+Edge-triggered items: BPF sees which have something to report; the others are made to stay silent.
+Without BPF only the whole instance can be asked: if it has anything to report, every edge may be
+reported once more.
 """
 
 from __future__ import annotations
@@ -117,7 +118,8 @@ def read_watches(file: OpenFile, table: Table) -> list[Watch]:
     """Return the items of an epoll instance."""
     found = []
     seen: dict[int, int] = {}
-    is_idle = not _has_ready(file, table)
+    ready = table.process.ready_watches.get(file.view.file)
+    is_idle = ready is None and not _has_ready(file, table)
     for line in table.fdinfo(file).get(b"tfd", ()):
         match = _ITEM.match(line)
         if match is None:
@@ -126,7 +128,8 @@ def read_watches(file: OpenFile, table: Table) -> list[Watch]:
         offset = seen[fd] = seen.get(fd, -1) + 1
         target = _find_watched(file, table, fd, offset, ino)
         external = target is not None and target.ref in external_refs(table)
-        quiet = bool(events & select.EPOLLET) and target is not None and is_idle
+        waits = ready is None or (target is not None and (fd, target.view.file) in ready)
+        quiet = bool(events & select.EPOLLET) and (is_idle or not waits)
         found.append(Watch(fd, target.ref if target else 0, events, data, external, quiet))
     return sorted(found, key=lambda watch: (watch.fd, watch.file))
 
