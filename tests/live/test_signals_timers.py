@@ -1,4 +1,4 @@
-"""Signals and timers in rarer states: queued, ignored, without siginfo, faults, dates, CPU clocks."""
+"""Signals and timers in rarer states: queued, ignored, without siginfo, faults, dates, CPU."""
 
 from __future__ import annotations
 
