@@ -65,9 +65,11 @@ def scan_pages(
         words = vector[: count * _REGION_WORDS]
         starts.extend(words[0::_REGION_WORDS])
         lengths.extend(map(operator.sub, words[1::_REGION_WORDS], words[0::_REGION_WORDS]))
-        if arg.walk_end <= arg.start:
+        if count < _REGIONS:
             break
-        arg.start = arg.walk_end
+        # walk_end may be where the kernel's own buffer of 512 regions last filled up, before the
+        # regions that followed (do_pagemap_scan sets it only when the walk stops early).
+        arg.start = max(arg.walk_end, words[-2])
     extents = array("Q", bytes(16 * len(starts)))
     extents[0::2], extents[1::2] = starts, lengths
     return extents
