@@ -183,7 +183,7 @@ def capture(fds: Sequence[int]) -> tuple[Records, FakeSink]:
 def round_trip(record: Record) -> Record:
     """Return the record as it comes out of an image."""
     union = msgspec.msgpack.Decoder(_union())
-    decoded = union.decode(msgspec.msgpack.encode(record))
+    decoded = union.decode(msgspec.msgpack.encode(record, order="deterministic"))
     assert decoded == record
     return decoded
 

@@ -78,9 +78,9 @@ class SocketFile(FileRecord, tag="file.socketpair", frozen=True, kw_only=True):
     """What waits to be received by this end."""
     shutdown: int
     """Bit 0: receives nothing more, bit 1: sends nothing more."""
-    options: dict[int, int]
-    """SO_* of type int -> value, where it is not what a fresh pair has."""
-    structs: dict[int, bytes]
+    options: list[tuple[int, int]]
+    """(SO_* of type int, value), where it is not what a fresh pair has."""
+    structs: list[tuple[int, bytes]]
     """SO_LINGER, SO_RCVTIMEO, SO_SNDTIMEO, likewise."""
     peer_uid: int
     peer_gid: int
@@ -169,21 +169,22 @@ def _fresh_options(kind: int) -> dict[int, int]:
             end.close()
 
 
-def _differing(options: dict[int, int], kind: int) -> dict[int, int]:
+def _differing(options: dict[int, int], kind: int) -> list[tuple[int, int]]:
     fresh = _fresh_options(kind)
     # Sizes are recorded always: another machine has other defaults.
-    return {
-        option: value
+    return [
+        (option, value)
         for option, value in options.items()
         if value != fresh.get(option) or option in _FORCED
-    }
+    ]
 
 
-def _read_structs(end: socket.socket) -> dict[int, bytes]:
-    found = {
-        option: end.getsockopt(socket.SOL_SOCKET, option, size) for option, size in _STRUCTS.items()
-    }
-    return {option: value for option, value in found.items() if any(value)}
+def _read_structs(end: socket.socket) -> list[tuple[int, bytes]]:
+    found = [
+        (option, end.getsockopt(socket.SOL_SOCKET, option, size))
+        for option, size in _STRUCTS.items()
+    ]
+    return [(option, value) for option, value in found if any(value)]
 
 
 def _queue_name(file: OpenFile) -> str:
@@ -336,7 +337,7 @@ def _fill(end: socket.socket, other: socket.socket, record: SocketFile) -> None:
     """Send from `other` what waits at `end`."""
     if not record.received:
         return
-    if record.options.get(SO_PASSCRED):
+    if (SO_PASSCRED, 1) in record.options:
         end.setsockopt(socket.SOL_SOCKET, SO_PASSCRED, 1)
     size = sum(len(message.data) + 1024 for message in record.received)
     other.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, 2 * size)
@@ -352,11 +353,11 @@ def _fill(end: socket.socket, other: socket.socket, record: SocketFile) -> None:
 def _set_options(end: socket.socket, record: SocketFile) -> None:
     """Give an end its recorded options; the kernel doubles what it is told about buffers."""
     level = socket.SOL_SOCKET
-    for option, wanted in record.options.items():
+    for option, wanted in record.options:
         if end.getsockopt(level, option) != wanted:
             forced = _FORCED.get(option)
             end.setsockopt(level, forced or option, wanted // 2 if forced else wanted)
-    for option, value in record.structs.items():
+    for option, value in record.structs:
         end.setsockopt(level, option, value)
     ways = {1: socket.SHUT_RD, 2: socket.SHUT_WR, 3: socket.SHUT_RDWR}
     if record.shutdown and record.peer:
