@@ -9,17 +9,22 @@ import msgspec
 
 from ckpt.errors import Finding, HostError, RestoreError
 from ckpt.host.probe import probe_host
+from ckpt.host.watch import Watch
 from ckpt.image.reader import open_image_file
 from ckpt.image.source import invoking_uid
 from ckpt.objects import modules, record_types
 from ckpt.objects.base import Options, Records, raise_blockers
+from ckpt.objects.consistency import check_records
 from ckpt.plan import Plan, build_plan
 from ckpt.restorer import Restorer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
+    from ckpt.host.facts import HostFacts
+    from ckpt.host.watch import Report
     from ckpt.image.reader import ImageFile
+    from ckpt.objects.steps import Step
 
 
 class RestoreResult(NamedTuple):
@@ -35,10 +40,12 @@ def restore(
     options: Options | None = None,
     *,
     before_commit: Callable[[int], object] | None = None,
+    report: Report | None = None,
 ) -> RestoreResult:
     """Restore the process of the image at `path`; it runs, as our child, when this returns.
 
-    `before_commit` is called with its pid while it is complete and has not run yet.
+    `before_commit` is called with its pid while it is complete and has not run yet. `report` is
+    told what is being done.
 
     Raises:
         CkptError: nothing of the process exists.
@@ -46,23 +53,39 @@ def restore(
     options = options or Options()
     if os.geteuid() != 0:
         raise HostError("only root can restore", hint="sudo ckpt-bpf restore")
-    with open_image(path, options) as image:
+    with Watch(report=report) as watch, open_image(path, options) as image:
+        watch.step(f"plan from {len(image.records)} records")
         records = Records(image.records)
         plan = make_plan(image, records, options)
         with Restorer(image, records, plan) as restorer:
+            watch.step(f"create process {restorer.root_tid}")
             restorer.start(detach=options.detach)
             # Only now may there be a second thread of ours: `start` forks without libc's help.
             with image.checking_pages() as pages:
                 for run in plan.runs():
+                    watch.step(describe_run(run))
                     restorer.carry_out(run)
+                watch.step("wait for the check of all pages")
                 pages.wait()
             if options.verify:
+                watch.step("capture again and compare")
                 _verify(image, records, restorer, options)
             if before_commit is not None:
                 before_commit(restorer.root_tid)
+            watch.step("commit")
             restorer.commit(options)
     root = records.processes[0]
     return RestoreResult(root.tgid, len(root.tids), list(plan.warnings))
+
+
+def describe_run(run: Sequence[Step]) -> str:
+    """Return one line about steps that are carried out together."""
+    first = run[0]
+    where = f"{first.executor.value} {first.tid}" if first.tid else first.executor.value
+    if first.action is not None:
+        return f"{where}: {first.why}: {first.action.describe()}"
+    calls = sum(len(step.calls) for step in run)
+    return f"{where}: {', '.join(step.why for step in run)} ({calls} calls)"
 
 
 def open_image(path: str, options: Options | None = None) -> ImageFile:
@@ -80,20 +103,32 @@ def make_plan(image: ImageFile, records: Records, options: Options) -> Plan:
 
     Raises:
         RefusedError: with everything that stands in the way.
+        PlanError: the records do not make a process.
     """
+    contradictions = list(check_records(records, image.pages))
+    raise_blockers(contradictions, "the image contradicts itself")
+    raise_blockers(find_obstacles(records, options), "cannot be restored here")
+    return build_plan(records, read_facts(image), options)
+
+
+def read_facts(image: ImageFile) -> HostFacts:
+    """Return what planning has to know of this machine, and of the moment of the snapshot."""
     clocks = image.header.clocks
-    facts = msgspec.structs.replace(
+    return msgspec.structs.replace(
         probe_host(),
         snapshot_monotonic_ns=clocks.monotonic_ns,
         snapshot_boottime_ns=clocks.boottime_ns,
         snapshot_realtime_ns=clocks.realtime_ns,
     )
+
+
+def find_obstacles(records: Records, options: Options) -> list[Finding]:
+    """Return what on this machine stands in the way: pids in use, files that have changed."""
     found = list(_check_pids(records))
     for module in modules():
         if hasattr(module, "preflight"):
             found += module.preflight(records, options)
-    raise_blockers(found, "cannot be restored here")
-    return build_plan(records, facts, options)
+    return found
 
 
 def _check_pids(records: Records) -> Iterator[Finding]:

@@ -18,6 +18,7 @@ from ckpt.arch.x86_64.regs import REG_NAMES, X86Regs, encode_regs, parse_regs, s
 from ckpt.arch.x86_64.restart import Kind
 from ckpt.errors import CkptError, RestoreError
 from ckpt.host import ptrace, seed, trap
+from ckpt.host.watch import held
 from ckpt.objects import modules
 from ckpt.objects.interrupted import final_regs
 from ckpt.objects.maps_text import MapsLine, parse_maps
@@ -91,10 +92,11 @@ class Restorer:
         self._socket = ours
         region = self._find_free(REGION_BYTES + _PAGE, self._used)
         page = region + REGION_BYTES
-        with theirs:
-            self._traced.append(self.root_tid)
+        with theirs, held():
             orphan = detach and self._notices_parent()
             seed.spawn_seed(self.root_tid, page, theirs.fileno(), orphan=orphan)
+            # Only now: somebody else who has the pid must not be killed in our clean-up.
+            self._traced.append(self.root_tid)
             received = theirs.fileno()
         ptrace.set_sigmask(self.root_tid, _ALL_SIGNALS)
         template = ptrace.get_regset(self.root_tid, ptrace.NT_PRSTATUS, 216)
@@ -283,6 +285,10 @@ class Restorer:
 
         It is committed when EXITKILL is cleared on the last thread.
         """
+        with held():
+            self._commit(options)
+
+    def _commit(self, options: Options) -> None:
         pidfd = os.pidfd_open(self.root_tid)
         try:
             stays_stopped = options.stopped or self.records.processes[0].stopped_by
@@ -315,6 +321,10 @@ class Restorer:
 
     def _kill(self) -> None:
         """End whatever was created and not committed."""
+        with held():
+            self._end_created()
+
+    def _end_created(self) -> None:
         if not self._traced:
             return
         try:

@@ -84,12 +84,26 @@ def spawn_seed(pid: int, address: int, keep_fd: int, *, orphan: bool = False) ->
         os.write(image_fd, machine_code.build_seed(address))
         clone = _clone_orphan if orphan else _clone_with_pid
         child = clone(pid, image_fd, gate_read, gate_write, keep_fd)
-        ptrace.seize(child, int(OPTIONS))
-        os.write(gate_write, b"g")
-        _reach_first_trap(child)
+        try:
+            ptrace.seize(child, int(OPTIONS))
+            os.write(gate_write, b"g")
+            _reach_first_trap(child)
+        except BaseException:
+            end_seed(child)
+            raise
     finally:
         for fd in (image_fd, gate_read, gate_write):
             os.close(fd)
+
+
+def end_seed(pid: int) -> None:
+    """Kill what `spawn_seed` created, and reap it if it is ours to reap."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+        while (stop := ptrace.wait_stop(pid)) is not None and stop.exit_status is None:
+            pass
+    except (ProcessLookupError, ChildProcessError):
+        pass  # It had ended already, or is an orphan that init reaps.
 
 
 def _clone_with_pid(pid: int, image_fd: int, gate_read: int, gate_write: int, keep: int) -> int:
