@@ -22,7 +22,7 @@ KERNEL_ABSENT: Final = 1 << 24
 """No kernel struct is this large; an offset from here on means: the member does not exist."""
 
 _COMMENT: Final = re.compile(r"/\*.*?\*/", re.S)
-_DEFINE: Final = re.compile(r"^#define(?:[^\n]*\\\n)*[^\n]*$", re.M)
+_DEFINE: Final = re.compile(r"^[ \t]*#define(?:[^\n]*\\\n)*[^\n]*$", re.M)
 _VALUE: Final = re.compile(
     r"\b(?:READ|READ_AS|COPY|ADDRESS)\(\s*(\w+)\s*,\s*\w+\s*,\s*(\w+(?:\.\w+)*)"
 )

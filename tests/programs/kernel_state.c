@@ -261,8 +261,9 @@ static void *sleep_aio(void *unused)
 
 static void *sleep_sigsuspend(void *unused)
 {
-	uint64_t normal = 1ull << (SIGUSR1 - 1) | 1ull << (SIGRTMAX - 1);
-	uint64_t temporary = 1ull << (SIGUSR2 - 1) | 1ull << (SIGRTMAX - 2);
+	uint64_t normal = 1ull << (SIGUSR1 - 1) | 1ull << (SIGALRM - 1) | 1ull << (SIGRTMAX - 1);
+	/* The two others are pending or come all the time. */
+	uint64_t temporary = 1ull << (SIGRTMAX - 2) | 1ull << (SIGUSR1 - 1) | 1ull << (SIGALRM - 1);
 
 	syscall(SYS_rt_sigprocmask, SIG_SETMASK, &normal, NULL, 8);
 	printf("sigsuspend_masks %llu %llu\n", (unsigned long long)normal,
@@ -349,9 +350,7 @@ static void set_signals(void)
 	static char stack[ALTSTACK_BYTES];
 	stack_t alternate = { .ss_sp = stack, .ss_size = sizeof(stack) };
 	struct sigaction action = { .sa_sigaction = handler, .sa_flags = SA_SIGINFO | SA_RESTART };
-	struct kernel_sigaction found;
 	uint64_t blocked = 1ull << (SIGUSR1 - 1) | 1ull << (SIGUSR2 - 1) | 1ull << (SIGALRM - 1);
-	int i;
 
 	sigaddset(&action.sa_mask, SIGTERM);
 	sigaddset(&action.sa_mask, SIGRTMAX);
@@ -365,6 +364,14 @@ static void set_signals(void)
 	syscall(SYS_rt_sigprocmask, SIG_SETMASK, &blocked, NULL, 8);
 	kill(getpid(), SIGUSR1);
 	syscall(SYS_tgkill, getpid(), my_tid(), SIGUSR2);
+}
+
+/* Late, as the C library sets some of its own with the first threads. */
+static void say_dispositions(void)
+{
+	struct kernel_sigaction found;
+	int i;
+
 	for (i = 1; i <= 64; i++) {
 		check(syscall(SYS_rt_sigaction, i, NULL, &found, 8), "rt_sigaction");
 		printf("sigaction %d %lu %lu %lu %lu\n", i, (unsigned long)found.handler,
@@ -412,7 +419,7 @@ static void set_timers(void)
 	check(setitimer(ITIMER_PROF, &prof, NULL), "ITIMER_PROF");
 	arm_timer(make_timer(CLOCK_MONOTONIC, SIGEV_SIGNAL, SIGRTMIN + 1, 0x1234567890l, 0),
 		  CLOCK_MONOTONIC, 300, 7, 0);
-	arm_timer(make_timer(CLOCK_REALTIME, SIGEV_THREAD_ID, SIGRTMIN + 2, -5, my_tid()),
+	arm_timer(make_timer(CLOCK_REALTIME, SIGEV_THREAD_ID, SIGRTMIN + 2, 77, my_tid()),
 		  CLOCK_REALTIME, 400, 0, TIMER_ABSTIME);
 	arm_timer(make_timer(CLOCK_BOOTTIME, SIGEV_NONE, 0, 0, 0), CLOCK_BOOTTIME, 410, 2, 0);
 	arm_timer(make_timer(CLOCK_PROCESS_CPUTIME_ID, SIGEV_SIGNAL, SIGRTMIN + 2, 1, 0),
@@ -652,6 +659,7 @@ int main(int argc, char **argv)
 	start_sleepers();
 	set_timers();
 	set_memory();
+	say_dispositions();
 	printf("READY\n");
 	fflush(stdout);
 	obey();
