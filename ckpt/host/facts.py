@@ -5,9 +5,16 @@ Owns the shape only. A plan is a pure function of records and these facts.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
+
+U32 = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF_FFFF)]
+S32 = Annotated[int, msgspec.Meta(ge=-0x8000_0000, le=0x7FFF_FFFF)]
+U64 = Annotated[int, msgspec.Meta(ge=0)]
+"""Numbers as the kernel's structs hold them: an image with others does not decode."""
+NGROUPS_MAX: Final = 65536
+"""`include/uapi/linux/limits.h`, 6.18."""
 
 RLIM_NLIMITS: Final = 16
 """`include/uapi/asm-generic/resource.h`, 6.18."""
@@ -17,31 +24,31 @@ RLIM_INFINITY: Final = (1 << 64) - 1
 class Credentials(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The credentials of one task, numbers as its user namespace (which is ours) shows them."""
 
-    uids: tuple[int, int, int, int] = (0, 0, 0, 0)
+    uids: tuple[U32, U32, U32, U32] = (0, 0, 0, 0)
     """Real, effective, saved, file system."""
-    gids: tuple[int, int, int, int] = (0, 0, 0, 0)
-    groups: tuple[int, ...] = ()
-    inheritable: int = 0
-    permitted: int = 0
-    effective: int = 0
-    bounding: int = 0
-    ambient: int = 0
+    gids: tuple[U32, U32, U32, U32] = (0, 0, 0, 0)
+    groups: Annotated[tuple[U32, ...], msgspec.Meta(max_length=NGROUPS_MAX)] = ()
+    inheritable: U64 = 0
+    permitted: U64 = 0
+    effective: U64 = 0
+    bounding: U64 = 0
+    ambient: U64 = 0
     no_new_privs: bool = False
 
 
 class Scheduling(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How one thread is scheduled; fields of struct sched_attr, and I/O priority and CPUs."""
 
-    policy: int = 0
-    flags: int = 0
-    nice: int = 0
-    priority: int = 0
-    runtime_ns: int = 0
-    deadline_ns: int = 0
-    period_ns: int = 0
-    cpus: int = 0
+    policy: U32 = 0
+    flags: U64 = 0
+    nice: S32 = 0
+    priority: U32 = 0
+    runtime_ns: U64 = 0
+    deadline_ns: U64 = 0
+    period_ns: U64 = 0
+    cpus: U64 = 0
     """Bit n: may run on CPU n. 0: not known."""
-    ioprio: int = 0
+    ioprio: U32 = 0
 
 
 class Inherited(msgspec.Struct, frozen=True, kw_only=True):

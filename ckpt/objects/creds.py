@@ -11,7 +11,7 @@ import errno
 import struct
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from ckpt.host.facts import Credentials
+from ckpt.host.facts import U32, Credentials
 from ckpt.host.status import parse_credentials
 from ckpt.objects.base import Record
 from ckpt.objects.statuses import Statuses, read_statuses
@@ -74,7 +74,7 @@ class CredsRecord(Record, frozen=True, tag="creds"):
     tgid: int
     tids: list[int]
     credentials: Credentials
-    securebits: int | None
+    securebits: U32 | None
     """SECBIT_*; None: could not be seen, taken as what the restorer has."""
     label: str
     """LSM label of the process (/proc/PID/attr/current), "" where there is none."""

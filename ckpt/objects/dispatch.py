@@ -10,6 +10,7 @@ import struct
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from ckpt.host import ptrace
+from ckpt.host.facts import U64
 from ckpt.objects.base import Record
 from ckpt.objects.steps import Token, born, creds_set, restart_armed, signals_queued, thread_done
 
@@ -29,11 +30,11 @@ class DispatchRecord(Record, frozen=True, tag="dispatch"):
     VOLATILE: ClassVar[frozenset[str]] = frozenset()
 
     tid: int
-    mode: int
-    selector: int
+    mode: U64
+    selector: U64
     """Address of the byte in the program's memory that switches it on and off."""
-    offset: int
-    length: int
+    offset: U64
+    length: U64
 
 
 RECORDS = (DispatchRecord,)

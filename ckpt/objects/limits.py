@@ -6,9 +6,11 @@ They come late: a low RLIMIT_NOFILE, RLIMIT_AS or RLIMIT_MEMLOCK would hinder th
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, Annotated, ClassVar, Final
 
-from ckpt.host.facts import RLIM_INFINITY, RLIM_NLIMITS
+import msgspec
+
+from ckpt.host.facts import RLIM_INFINITY, RLIM_NLIMITS, U64
 from ckpt.objects.base import Record
 from ckpt.objects.steps import (
     Blob,
@@ -78,7 +80,9 @@ class LimitsRecord(Record, frozen=True, tag="limits"):
     VOLATILE: ClassVar[frozenset[str]] = frozenset()
 
     tgid: int
-    limits: list[tuple[int, int]]
+    limits: Annotated[
+        list[tuple[U64, U64]], msgspec.Meta(min_length=RLIM_NLIMITS, max_length=RLIM_NLIMITS)
+    ]
 
 
 RECORDS = (LimitsRecord,)

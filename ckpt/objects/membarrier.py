@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, Annotated, ClassVar, Final
 
+import msgspec
+
+from ckpt.host.facts import U32
 from ckpt.objects.base import Record
 from ckpt.objects.steps import Call, born
 
@@ -31,7 +34,7 @@ class MembarrierRecord(Record, frozen=True, tag="membarrier"):
     VOLATILE: ClassVar[frozenset[str]] = frozenset()
 
     tgid: int
-    commands: list[int]
+    commands: Annotated[list[U32], msgspec.Meta(max_length=32)]
     """MEMBARRIER_CMD_REGISTER_* that were made."""
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 
+from ckpt.host.facts import S32, U32
 from ckpt.host.status import parse_fields, read_small
 from ckpt.objects.base import Record
 from ckpt.objects.steps import (
@@ -51,14 +52,14 @@ class AttributesRecord(Record, frozen=True, tag="attributes"):
     VOLATILE: ClassVar[frozenset[str]] = frozenset()
 
     tgid: int
-    dumpable: int | None
+    dumpable: U32 | None
     is_subreaper: bool | None
     thp_disabled: bool | None
-    mdwe: int | None
+    mdwe: U32 | None
     """PR_MDWE_* bits."""
     merges_memory: bool
-    coredump_filter: int
-    oom_score_adj: int
+    coredump_filter: U32
+    oom_score_adj: S32
 
 
 RECORDS = (AttributesRecord,)

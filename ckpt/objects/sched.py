@@ -6,9 +6,11 @@ and autogroups are not restored.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, Annotated, ClassVar, Final
 
-from ckpt.host.facts import Scheduling
+import msgspec
+
+from ckpt.host.facts import U64, Scheduling
 from ckpt.host.scheduling import (
     IOPRIO_WHO_PROCESS,
     SCHED_ATTR,
@@ -50,9 +52,9 @@ class SchedRecord(Record, frozen=True, tag="sched"):
     tgid: int
     tids: list[int]
     scheduling: Scheduling
-    cpus: str
+    cpus: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{1,2048}$")]
     """Affinity mask in hexadecimal (a mask may have more than 64 bits)."""
-    timer_slack_ns: int | None
+    timer_slack_ns: U64 | None
     """None: not seen."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Final
 
+from ckpt.host.facts import U32
 from ckpt.host.status import parse_speculation
 from ckpt.objects.base import Record
 from ckpt.objects.statuses import Statuses, read_statuses
@@ -45,8 +46,8 @@ class SpeculationRecord(Record, frozen=True, tag="speculation"):
 
     tgid: int
     tids: list[int]
-    store_bypass: int
-    indirect_branch: int
+    store_bypass: U32
+    indirect_branch: U32
 
 
 RECORDS = (SpeculationRecord,)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 
+from ckpt.host.facts import S32, U32
 from ckpt.host.status import read_small
 from ckpt.objects.base import Record
 from ckpt.objects.steps import (
@@ -70,12 +71,12 @@ class ThreadAttributesRecord(Record, frozen=True, tag="thread_attributes"):
 
     tgid: int
     tids: list[int]
-    personality: int
-    pdeath_signal: int | None
+    personality: U32
+    pdeath_signal: U32 | None
     tsc_faults: bool | None
     cpuid_faults: bool | None
     is_io_flusher: bool | None
-    mce_policy: int | None
+    mce_policy: S32 | None
     """PR_MCE_KILL_LATE, PR_MCE_KILL_EARLY; -1: the system's default."""
 
 

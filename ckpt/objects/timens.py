@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, Annotated, ClassVar, Final
+
+import msgspec
 
 from ckpt.objects.base import Record
 from ckpt.objects.passing import SendFds, close_call, lowest_free, receive_call
@@ -38,6 +40,10 @@ INITIAL_NAMESPACE_INODE: Final = 0xEFFF_FFFA
 """PROC_TIME_INIT_INO, `include/linux/proc_ns.h`, 6.18."""
 
 
+Offset = Annotated[int, msgspec.Meta(ge=-(1 << 62), le=1 << 62)]
+"""Nanoseconds; the kernel takes no more."""
+
+
 class TimensRecord(Record, frozen=True, tag="timens"):
     """The time namespace of one process.
 
@@ -50,8 +56,8 @@ class TimensRecord(Record, frozen=True, tag="timens"):
 
     tgid: int
     is_initial: bool
-    monotonic_offset_ns: int
-    boottime_offset_ns: int
+    monotonic_offset_ns: Offset
+    boottime_offset_ns: Offset
 
 
 RECORDS = (TimensRecord,)
