@@ -295,7 +295,8 @@ class Restorer:
             if stays_stopped:
                 signal.pidfd_send_signal(pidfd, signal.SIGSTOP)
             for tid in self._traced:
-                ptrace.set_options(tid, 0)
+                # No EXITKILL; syscall stops stay marked, which re-entering a call looks for.
+                ptrace.set_options(tid, int(ptrace.Option.TRACESYSGOOD))
             tids, self._traced = self._traced, []
             reentries = [] if stays_stopped else list(self._reentries())
             for _ in reissue.let_go(self.root_tid, pidfd, tids, reentries):
