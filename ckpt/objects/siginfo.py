@@ -11,12 +11,14 @@ from typing import Final
 
 SIGINFO_BYTES: Final = 128
 SI_USER: Final = 0
+SI_KERNEL: Final = 0x80
 SI_TIMER: Final = -2
 """A POSIX timer's signal; its id stands where `si_pid` stands for others."""
 
 SIGKILL: Final = int(signal.SIGKILL)
 SIGSTOP: Final = int(signal.SIGSTOP)
 SIGNALS: Final = 64
+_ALARMS: Final = frozenset((int(signal.SIGALRM), int(signal.SIGVTALRM), int(signal.SIGPROF)))
 SYNCHRONOUS: Final = frozenset(
     map(
         int,
@@ -45,6 +47,12 @@ def timer_id_of(info: bytes) -> int | None:
     """Return the id of the POSIX timer that sent this signal, None when no timer did."""
     _, _, code, word = _HEAD.unpack_from(info)
     return word if code == SI_TIMER else None
+
+
+def is_alarm(info: bytes) -> bool:
+    """Tell whether a timer of setitimer sent this signal: there is one of each kind at most."""
+    signo, _, code, _ = _HEAD.unpack_from(info)
+    return code == SI_KERNEL and signo in _ALARMS
 
 
 def bare_siginfo(signo: int) -> bytes:

@@ -17,7 +17,7 @@ signals is done behind the last tape, by calls that are made from stop to stop (
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 
 from ckpt.errors import PlanError
 from ckpt.host import ptrace
@@ -83,17 +83,18 @@ class ThreadSignals(Record, frozen=True, kw_only=True, tag="thread_signals"):
     mask: int
     """Bit n-1 is signal n."""
     pending: list[bytes]
-    """siginfo of 128 bytes each, in the order in which they were queued."""
-    bare: int = 0
-    """Pending signals that have no siginfo: the queue had no room for it."""
+    """siginfo of 128 bytes each, by signal, those of one signal in the order they were queued."""
 
 
 class ProcessSignals(Record, frozen=True, kw_only=True, tag="process_signals"):
     """Signals pending for a process as a whole."""
 
+    VOLATILE: ClassVar[frozenset[str]] = frozenset(("alarms",))
+
     tgid: int
     pending: list[bytes]
-    bare: int = 0
+    alarms: list[bytes]
+    """Those that timers of setitimer sent; another one may come at any moment."""
 
 
 RECORDS = (Sighand, ThreadSignals, ProcessSignals)
@@ -122,19 +123,27 @@ def finish(raw: Raw, process: Process) -> Iterable[Record]:
     yield from _sighand(process)
     for tid, mask in raw.masks.items():
         view = process.thread_views.get(tid)
-        queued, bare = _queue(raw.pending[tid], view.pending if view else 0)
-        yield ThreadSignals(tid=tid, mask=mask, pending=queued, bare=bare)
+        pending = _queue(raw.pending[tid], view.pending if view else 0)
+        yield ThreadSignals(tid=tid, mask=mask, pending=pending)
     process_view = process.process_view
-    queued, bare = _queue(raw.shared, process_view.shared_pending if process_view else 0)
-    yield ProcessSignals(tgid=process.tgid, pending=queued, bare=bare)
+    queued = _queue(raw.shared, process_view.shared_pending if process_view else 0)
+    alarms = [info for info in queued if siginfo.is_alarm(info)]
+    pending = [info for info in queued if not siginfo.is_alarm(info)]
+    yield ProcessSignals(tgid=process.tgid, pending=pending, alarms=alarms)
 
 
-def _queue(infos: list[bytes], pending: int) -> tuple[list[bytes], int]:
-    """Split a queue: entries without those of timers, and the bits that have no entry at all."""
+def _queue(infos: list[bytes], pending: int) -> list[bytes]:
+    """Return the signals to queue, without those of timers.
+
+    A pending signal that is not queued (there was no room) is added as it would be reported. Order
+    is kept within each signal: between signals the kernel does not look at it, lowest comes first.
+    """
     if not infos and not pending:
-        return infos, 0
+        return infos
     bare = pending & ~siginfo.mask_of([siginfo.signo_of(info) for info in infos]) & ~_NOT_QUEUED
-    return [info for info in infos if siginfo.timer_id_of(info) is None], bare
+    kept = [info for info in infos if siginfo.timer_id_of(info) is None]
+    kept += [siginfo.bare_siginfo(signo) for signo in siginfo.signals_in(bare)]
+    return sorted(kept, key=siginfo.signo_of)
 
 
 def _sighand(process: Process) -> Iterator[Sighand]:
@@ -167,7 +176,7 @@ def plan(records: Records, build: Builder) -> None:
     for process in records.processes:
         if process.sighand not in sighands:
             raise PlanError("no signal dispositions", where=f"process {process.tgid}")
-        own = shared.get(process.tgid, ProcessSignals(tgid=process.tgid, pending=[]))
+        own = shared.get(process.tgid, ProcessSignals(tgid=process.tgid, pending=[], alarms=[]))
         last = _plan_dispositions(process, sighands[process.sighand], build)
         last += _plan_shared(process, own, build)
         for tid in process.tids:
@@ -214,7 +223,7 @@ def _plan_shared(process: ProcessRecord, record: ProcessSignals, build: Builder)
     tid, tgid = process.tids[0], process.tgid
     taped, last = _split(
         (signo, Call(SYS_RT_SIGQUEUEINFO, (tid, signo, Blob(info))))
-        for signo, info in _to_queue(record.pending, record.bare)
+        for signo, info in _to_queue(record.pending + record.alarms)
     )
     if taped:
         build.tape(
@@ -230,12 +239,12 @@ def _plan_shared(process: ProcessRecord, record: ProcessSignals, build: Builder)
 
 def _plan_thread(process: ProcessRecord, record: ThreadSignals, build: Builder) -> list[Call]:
     """Queue for one thread; returns the calls that must come last."""
-    if not record.pending and not record.bare:
+    if not record.pending:
         return []
     tid, tgid = record.tid, process.tgid
     taped, last = _split(
         (signo, Call(SYS_RT_TGSIGQUEUEINFO, (tgid, tid, signo, Blob(info))))
-        for signo, info in _to_queue(record.pending, record.bare)
+        for signo, info in _to_queue(record.pending)
     )
     if taped:
         build.tape(
@@ -294,22 +303,16 @@ def mask_loaded(tid: int) -> Token:
     return Token("mask", tid)
 
 
-def _to_queue(pending: list[bytes], bare: int) -> Iterator[tuple[int, bytes]]:
+def _to_queue(pending: list[bytes]) -> Iterator[tuple[int, bytes]]:
     """Yield (signo, siginfo) to queue. SIGSTOP cannot be blocked: `LoadMask` sends it instead."""
     for info in pending:
         signo = siginfo.signo_of(info)
         if signo not in _NEVER_SET:
             yield signo, info
-    for signo in siginfo.signals_in(bare):
-        if signo not in _NEVER_SET:
-            yield signo, siginfo.bare_siginfo(signo)
 
 
 def _has_stop(record: ThreadSignals | ProcessSignals) -> bool:
-    if not record.pending and not record.bare:
-        return False
-    numbers = [siginfo.signo_of(info) for info in record.pending]
-    return siginfo.SIGSTOP in numbers or siginfo.SIGSTOP in siginfo.signals_in(record.bare)
+    return any(siginfo.signo_of(info) == siginfo.SIGSTOP for info in record.pending)
 
 
 class LastCalls:

@@ -35,15 +35,15 @@ def info(signo: int, code: int = 0, pid: int = 7, sigval: int = 0) -> bytes:
 
 
 def signal_records(
-    *, pending: list[bytes] | None = None, bare: int = 0, shared: list[bytes] | None = None
+    *, pending: list[bytes] | None = None, shared: list[bytes] | None = None
 ) -> tuple[object, ...]:
     return (
         process_record(),
         signals.Sighand(
             ref=4, dispositions=[signals.Disposition(10, 0x401000, 0x04000004, 0x402000, 0x200)]
         ),
-        signals.ThreadSignals(tid=100, mask=0x4000, pending=pending or [], bare=bare),
-        signals.ProcessSignals(tgid=100, pending=shared or []),
+        signals.ThreadSignals(tid=100, mask=0x4000, pending=pending or []),
+        signals.ProcessSignals(tgid=100, pending=shared or [], alarms=[]),
     )
 
 
@@ -86,19 +86,27 @@ def test_pending_are_queued_in_order_after_rearming() -> None:
 def test_shared_pending_names_the_calling_thread() -> None:
     records = list(signal_records(shared=[info(15)]))
     records[0] = process_record([105, 106])
-    records[2:3] = [
-        signals.ThreadSignals(tid=tid, mask=0, pending=[], bare=0) for tid in (105, 106)
-    ]
+    records[2:3] = [signals.ThreadSignals(tid=tid, mask=0, pending=[]) for tid in (105, 106)]
     step = plan_of(signals, *records)[1]
     assert step.tid == 105
     assert step.calls[0].args[:2] == (105, 15)
 
 
-def test_bare_signal_is_queued_as_the_kernel_would_report_it() -> None:
-    step = plan_of(signals, *signal_records(bare=1 << 39))[1]
-    blob = step.calls[0].args[3]
-    assert isinstance(blob, Blob)
-    assert struct.unpack_from("<iii4xii", blob.content) == (40, 0, 0, 0, 0)
+def test_alarms_of_setitimer_are_queued_with_the_others() -> None:
+    alarm = info(14, code=siginfo.SI_KERNEL)
+    assert siginfo.is_alarm(alarm)
+    assert not siginfo.is_alarm(info(14))
+    assert not siginfo.is_alarm(info(15, code=siginfo.SI_KERNEL))
+    records = list(signal_records())
+    records[3] = signals.ProcessSignals(tgid=100, pending=[info(15)], alarms=[alarm])
+    step = plan_of(signals, *records)[1]
+    assert [call.args[1] for call in step.calls] == [15, 14]
+
+
+def test_signal_without_siginfo_is_recorded_as_the_kernel_would_report_it() -> None:
+    (bare,) = signals._queue([], 1 << 39)
+    assert struct.unpack_from("<iii4xii", bare) == (40, 0, 0, 0, 0)
+    assert len(bare) == 128
 
 
 def test_pending_stop_is_sent_with_the_mask_not_on_the_tape() -> None:
@@ -137,11 +145,9 @@ def test_missing_mask_is_a_plan_error() -> None:
 
 
 def test_timer_signals_are_left_to_timers_and_kill_to_nobody() -> None:
-    queued, bare = signals._queue(
-        [info(10), info(14, code=siginfo.SI_TIMER)], 1 << 9 | 1 << 13 | 1 << 8 | 1 << 35
-    )
-    assert queued == [info(10)]
-    assert bare == 1 << 35
+    entries = [info(12), info(10), info(14, code=siginfo.SI_TIMER), info(10, sigval=9)]
+    queued = signals._queue(entries, 1 << 11 | 1 << 9 | 1 << 13 | 1 << 8)
+    assert queued == [info(10), info(10, sigval=9), info(12)]
 
 
 def test_thousand_threads_are_one_step_each() -> None:
@@ -150,7 +156,7 @@ def test_thousand_threads_are_one_step_each() -> None:
         signals,
         process_record(tids),
         signals.Sighand(ref=4, dispositions=[]),
-        *(signals.ThreadSignals(tid=tid, mask=0, pending=[], bare=0) for tid in tids),
+        *(signals.ThreadSignals(tid=tid, mask=0, pending=[]) for tid in tids),
     )
     assert len(steps) == 1001
 
