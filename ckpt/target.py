@@ -106,7 +106,9 @@ def open_observer(process: Process) -> Iterator[Observer | None]:
         HostError: BPF was not ruled out and does not work here; the hint says what to do.
     """
     if process.options.no_bpf:
-        yield None
+        from ckpt.host.proc_view import ProcObserver
+
+        yield ProcObserver(process.pidfd, lambda: process.stops if process.is_frozen else ())
         return
     from ckpt.host import bpf
 
@@ -145,6 +147,9 @@ def observe_frozen(process: Process, observer: Observer | None) -> None:
     process.file_views = {file.fd: file for file in observer.observe_files(process.living_tid)}
     if observer.source == "bpf" and any(v.f_op == EPOLL for v in process.file_views.values()):
         process.ready_watches = dict(observer.read_ready_watches(process.living_tid))
+    if view.source == "syscalls":
+        for gap in view.gaps:
+            process.warn(f"process {process.tgid} without BPF", gap)
 
 
 def check_complete(process: Process) -> None:

@@ -113,9 +113,10 @@ RestartBlock: TypeAlias = (
 class BlockedTimer(_View, frozen=True, gc=False):
     """The timer that ends a thread's blocked call, found on its kernel stack.
 
-    ``kind`` is "hrtimer" (exact) or "process_timeout" (a jiffies timer, exact to one tick, given
-    in CLOCK_MONOTONIC). ``expires_ns`` is the earliest permitted time, i.e. the deadline that was
-    asked for, absolute in CLOCK_* number ``clockid`` of the host; ``latest_ns`` adds timer slack.
+    ``kind`` is "hrtimer" (exact), "process_timeout" (a jiffies timer, exact to one tick, given in
+    CLOCK_MONOTONIC) or, without BPF, "estimate" (see ``ckpt.host.proc_waits``). ``expires_ns`` is
+    the earliest permitted time, i.e. the deadline that was asked for, absolute in CLOCK_* number
+    ``clockid`` of the host; ``latest_ns`` adds timer slack.
     """
 
     kind: str
@@ -252,6 +253,9 @@ class ThreadView(_View, frozen=True, gc=False, kw_only=True):
     user_ns: int | None
     securebits: int | None = None
     """cred->securebits, SECBIT_*; None: not seen."""
+    tsc_faults: bool | None = None
+    cpuid_faults: bool | None = None
+    """RDTSC and CPUID raise SIGSEGV; None: `ti_flags` has to tell."""
     files_count: int | None
     fs_users: int | None
     umask: int | None

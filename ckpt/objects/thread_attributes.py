@@ -116,6 +116,8 @@ def _of_thread(view: ThreadView | None, personality: int) -> _Attributes:
     if view is None:
         return _Attributes(personality, None, None, None, None, None)
     tsc, cpuid = _fault_modes(view.ti_flags)
+    if view.ti_flags is None:
+        tsc, cpuid = view.tsc_faults, view.cpuid_faults
     flags = view.flags
     return _Attributes(
         view.personality,
