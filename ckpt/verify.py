@@ -9,15 +9,11 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
-
 from ckpt import target
 from ckpt.arch.x86_64.regs import REGS_SIZE, parse_regs
 from ckpt.host import ptrace
 from ckpt.objects import modules
-from ckpt.objects.base import Identities, Options, Process, ProcessRecord
-from ckpt.objects.interrupted import final_regs
-from ckpt.objects.task import ThreadRecord
+from ckpt.objects.base import Identities, Options, Process, ProcessRecord, Records
 
 if TYPE_CHECKING:
     from array import array
@@ -44,8 +40,10 @@ class _Stop:
 class ComparingSink:
     """Takes captured pages like an image writer, and compares them with an image's."""
 
-    def __init__(self, image: ImageFile) -> None:
+    def __init__(self, image: ImageFile, volatile: Iterable[tuple[int, int]]) -> None:
         self._image = image
+        self._volatile = list(volatile)
+        """(address, length) of what the kernel writes by itself."""
         self.differences: list[str] = []
 
     def store(self, ref: int, source_fd: int, extents: array[int], tid: int = 0) -> None:
@@ -64,9 +62,20 @@ class ComparingSink:
         for at in range(0, length, _BUFFER_BYTES):
             size = min(_BUFFER_BYTES, length - at)
             now = os.pread(fd, size, start + at)
-            if now != os.pread(self._image.fd, size, offset + at):
+            then = os.pread(self._image.fd, size, offset + at)
+            if now != then and self._blank(now, start + at) != self._blank(then, start + at):
                 self.differences.append(f"object {ref}: pages at {start + at:#x} differ")
                 return
+
+    def _blank(self, content: bytes, address: int) -> bytes:
+        """Return content with the volatile ranges zeroed."""
+        blanked = bytearray(content)
+        for start, length in self._volatile:
+            low = max(start - address, 0)
+            high = min(start + length - address, len(blanked))
+            if low < high:
+                blanked[low:high] = bytes(high - low)
+        return bytes(blanked)
 
 
 def _pairs(extents: array[int]) -> Iterator[tuple[int, int]]:
@@ -82,7 +91,13 @@ def find_differences(
     process = Process(skeleton.tgid, options, Identities())
     process.pidfd = os.pidfd_open(skeleton.tgid)
     try:
-        sink = ComparingSink(image)
+        volatile = [
+            span
+            for module in modules()
+            if hasattr(module, "volatile_memory")
+            for span in module.volatile_memory(Records(records))
+        ]
+        sink = ComparingSink(image, volatile)
         found = list(_capture_again(process, skeleton, tids, sink))
     finally:
         os.close(process.pidfd)
@@ -102,9 +117,12 @@ def _capture_again(
     process.living_tid = process.tids[0]
     process.is_frozen = True
     read_clocks(process)
-    observer = target.open_observer(process)
-    target.observe_frozen(process, observer)
-    raws = [(module, module.capture(process)) for module in modules() if hasattr(module, "capture")]
+    with target.open_observer(process) as observer:
+        target.observe_frozen(process, observer)
+        raws = [
+            (module, module.capture(process) if hasattr(module, "capture") else None)
+            for module in modules()
+        ]
     for module, raw in raws:
         if hasattr(module, "finish"):
             yield from module.finish(raw, process)
@@ -112,7 +130,7 @@ def _capture_again(
 
 def compare_records(before: Iterable[Record], after: Iterable[Record]) -> list[str]:
     """Return one line for each field that differs; volatile fields are not looked at."""
-    found = {_key(record): record for record in after}
+    found = {_key(record): _comparable(record) for record in after}
     lines = []
     for record in before:
         other = found.pop(_key(record), None)
@@ -120,21 +138,24 @@ def compare_records(before: Iterable[Record], after: Iterable[Record]) -> list[s
         if other is None:
             lines.append(f"{name}: is missing")
         else:
-            lines += [f"{name}: {text}" for text in _differing_fields(_expected(record), other)]
+            lines += [f"{name}: {text}" for text in _differing_fields(_comparable(record), other)]
     lines += [f"{' '.join(map(str, key))}: was not there" for key in found]
     return lines
 
 
+def _comparable(record: Record) -> Record:
+    """Let the record's own module take out what is no difference, such as a split of two areas."""
+    for module in modules():
+        if type(record) in getattr(module, "RECORDS", ()) and hasattr(module, "comparable"):
+            return module.comparable(record)  # type: ignore[no-any-return]
+    return record
+
+
 def _key(record: Record) -> tuple[Any, ...]:
     tag = record.__struct_config__.tag
-    return (tag, *(getattr(record, name) for name in _KEYS if hasattr(record, name)))
-
-
-def _expected(record: Record) -> Record:
-    """A call that is made again has been rewound already."""
-    if isinstance(record, ThreadRecord):
-        return msgspec.structs.replace(record, regs=final_regs(record.interrupted, record.regs))
-    return record
+    # A record about several threads that are alike is known by the first of them.
+    first = [] if isinstance(record, ProcessRecord) else getattr(record, "tids", [])[:1]
+    return (tag, *(getattr(record, name) for name in _KEYS if hasattr(record, name)), *first)
 
 
 def _differing_fields(before: Record, after: Record) -> Iterator[str]:
@@ -142,9 +163,21 @@ def _differing_fields(before: Record, after: Record) -> Iterator[str]:
     for name in before.__struct_fields__:
         old, new = getattr(before, name), getattr(after, name)
         if name not in volatile and old != new:
-            yield f"{name} was {_shown(old)}, is {_shown(new)}"
+            yield f"{name}: {_describe_change(old, new)}"
+
+
+def _describe_change(old: object, new: object) -> str:
+    """Return the change in one value; of two lists, the first element that differs."""
+    if isinstance(old, list) and isinstance(new, list):
+        if len(old) != len(new):
+            return f"had {len(old)} entries, has {len(new)}"
+        at = next(
+            index for index, pair in enumerate(zip(old, new, strict=True)) if pair[0] != pair[1]
+        )
+        return f"entry {at} was {_shown(old[at])}, is {_shown(new[at])}"
+    return f"was {_shown(old)}, is {_shown(new)}"
 
 
 def _shown(value: object) -> str:
     text = repr(value)
-    return text if len(text) < 200 else text[:197] + "..."
+    return text if len(text) < 300 else text[:297] + "..."

@@ -6,8 +6,13 @@ memory-only files is `file_kinds.inode`'s.
 
 from __future__ import annotations
 
+import operator
 import os
+from array import array
+from bisect import bisect_right
 from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
+
+import msgspec
 
 from ckpt.host import pagemap
 from ckpt.objects import mapped_files
@@ -27,7 +32,6 @@ from ckpt.objects.steps import (
 from ckpt.objects.vma_flags import IGNORED, Vm
 
 if TYPE_CHECKING:
-    from array import array
     from collections.abc import Iterable, Iterator, Sequence
 
     from ckpt.errors import Finding
@@ -79,6 +83,8 @@ class Area(Plain, array_like=True):
     anon_name: bytes = b""
     special: bytes = b""
     """`[vdso]` and its like, which the kernel maps."""
+    has_pages: bool = False
+    """Not writable, but has pages of its own: it must be writable while they are read."""
     policy: str = ""
     """NUMA policy as numa_maps shows it, when it is not the task's."""
 
@@ -109,6 +115,7 @@ class _Raw(NamedTuple):
     numa: bytes
     files: mapped_files.Capture
     guards: array[int]
+    extents: array[int]
 
 
 def capture(process: Process) -> _Raw:
@@ -127,12 +134,14 @@ def capture(process: Process) -> _Raw:
     finally:
         os.close(pagemap_fd)
         os.close(mem_fd)
-    return _Raw(lines, process.read("smaps"), b"", files, guards)
+    return _Raw(lines, process.read("smaps"), b"", files, guards, extents)
 
 
 def finish(raw: _Raw, process: Process) -> Iterator[Record]:
     """Make the record from what was read."""
     smaps = parse_smaps(raw.smaps)
+    starts = raw.extents[0::2]
+    ends = array("Q", map(operator.add, starts, raw.extents[1::2]))
     areas = []
     for line in raw.lines:
         if line.name == b"[vsyscall]":
@@ -150,6 +159,7 @@ def finish(raw: _Raw, process: Process) -> Iterator[Record]:
                 entry.page_kib,
                 line.name.partition(b":")[2][:-1] if named else b"",
                 line.name if line.name in SPECIAL else b"",
+                _must_be_writable(entry.flags, line, starts, ends),
             )
         )
     guards = [(raw.guards[i], raw.guards[i + 1]) for i in range(0, len(raw.guards), 2)]
@@ -159,6 +169,33 @@ def finish(raw: _Raw, process: Process) -> Iterator[Record]:
         files=raw.files.files,
         guards=guards,
     )
+
+
+def _must_be_writable(flags: int, line: MapsLine, starts: array[int], ends: array[int]) -> bool:
+    """Tell whether a private area that may not be written has pages of its own."""
+    if flags & (Vm.WRITE | Vm.MAYSHARE):
+        return False
+    index = bisect_right(ends, line.start)
+    return index < len(starts) and starts[index] < line.end
+
+
+def comparable(record: AreasRecord) -> AreasRecord:
+    """Merge neighbours that the kernel may merge: how memory is cut into areas is no difference."""
+    merged: list[Area] = []
+    for area in record.areas:
+        last = merged[-1] if merged else None
+        if last is not None and _continues(last, area):
+            merged[-1] = msgspec.structs.replace(last, end=area.end)
+        else:
+            merged.append(area)
+    return msgspec.structs.replace(record, areas=merged)
+
+
+def _continues(last: Area, area: Area) -> bool:
+    """Tell whether `area` goes on where `last` ends, in memory and in its file."""
+    offset = last.offset + last.end - last.start if area.file >= 0 else area.offset
+    start = msgspec.structs.replace(last, start=area.start, end=area.end, offset=offset)
+    return last.end == area.start and start == area and not area.special
 
 
 def preflight(records: Records, _options: Options) -> Iterable[Finding]:
@@ -256,7 +293,8 @@ def _mmap_call(area: Area, fd: int) -> Call:
     """Map one area; writable for now when pages may have to be read into it."""
     flags = MAP_FIXED_NOREPLACE
     flags |= MAP_SHARED if area.flags & Vm.MAYSHARE else MAP_PRIVATE
-    prot = area.prot if area.flags & Vm.MAYSHARE else area.prot | Vm.WRITE
+    # Only what has pages: a reservation of terabytes must not be charged, not even for a moment.
+    prot = area.prot | Vm.WRITE if area.has_pages else area.prot
     if fd < 0:
         flags |= MAP_ANONYMOUS
     for vm, flag in (
@@ -270,9 +308,6 @@ def _mmap_call(area: Area, fd: int) -> Call:
         flags = flags & ~MAP_PRIVATE | MAP_DROPPABLE
     if area.flags & Vm.HUGETLB:
         flags |= MAP_HUGETLB | (area.page_kib * 1024).bit_length() - 1 << _HUGE_SHIFT
-    if area.prot == 0 and fd < 0 and not area.flags & Vm.ACCOUNT:
-        # A reservation of terabytes must not be charged, not even for a moment.
-        flags |= MAP_NORESERVE
     size = area.end - area.start
     return Call(SYS_MMAP, (area.start, size, int(prot), int(flags), fd, area.offset), area.start)
 
@@ -298,7 +333,7 @@ def _finish_area(area: Area) -> Iterator[Call]:
             yield Call(SYS_MADVISE, (area.start, size, advice))
     if area.pkey:
         yield Call(SYS_PKEY_MPROTECT, (area.start, size, area.prot, area.pkey))
-    elif not area.flags & Vm.MAYSHARE and not area.flags & Vm.WRITE:
+    elif area.has_pages:
         yield Call(SYS_MPROTECT, (area.start, size, area.prot))
     if area.flags & Vm.LOCKED:
         onfault = _MLOCK_ONFAULT if area.flags & Vm.LOCKONFAULT else 0
@@ -390,8 +425,6 @@ def _read_batches(extents: array[int]) -> Iterator[array[int]]:
 
 
 def _read_pieces(batch: Iterable[int]) -> Iterator[array[int]]:
-    from array import array
-
     items = iter(batch)
     for start, length in zip(items, items, strict=True):
         while length:

@@ -6,6 +6,7 @@ same size and modification time. A file mapped shared is live data: it must exis
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -192,18 +193,41 @@ def check_unchanged(files: Iterable[MappedFile]) -> Iterable[Finding]:
             )
 
 
-def _find_change(file: MappedFile) -> str:
+def open_found(path: str) -> int:
+    """Open the file at `path` for reading, if it is a regular one.
+
+    What else a path of an image may lead to (a device, a FIFO) is only opened by name (O_PATH):
+    opening it could do something. Raises OSError.
+    """
     try:
-        fd = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError as error:
-        return f"cannot be opened: {os.strerror(error.errno or 0)}"
+        found = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except ValueError as error:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL)) from error  # a NUL in the path
+    if not stat.S_ISREG(os.fstat(found).st_mode):
+        return found
     try:
-        status = os.fstat(fd)
-        build_id = read_build_id(fd) if file.build_id else b""
+        return os.open(f"/proc/self/fd/{found}", os.O_RDONLY | os.O_CLOEXEC)
     finally:
-        os.close(fd)
-    if file.build_id:
-        return "" if build_id == file.build_id else "is another build (its build-id differs)"
+        os.close(found)
+
+
+def find_change(file: MappedFile, fd: int) -> str:
+    """Return in what the file open as `fd` is not the one that was mapped; empty: in nothing."""
+    status = os.fstat(fd)
+    if file.build_id and stat.S_ISREG(status.st_mode):
+        same = read_build_id(fd) == file.build_id
+        return "" if same else "is another build (its build-id differs)"
     if (status.st_size, status.st_mtime_ns) != (file.size, file.mtime_ns):
         return "has changed since the snapshot (size or modification time)"
     return ""
+
+
+def _find_change(file: MappedFile) -> str:
+    try:
+        fd = open_found(file.path)
+    except OSError as error:
+        return f"cannot be opened: {os.strerror(error.errno or 0)}"
+    try:
+        return find_change(file, fd)
+    finally:
+        os.close(fd)

@@ -140,6 +140,12 @@ def finish(raw: Raw, process: Process) -> Iterable[RseqRecord]:
         )
 
 
+def volatile_memory(records: Records) -> Iterable[tuple[int, int]]:
+    """Yield (address, length) of the areas that the kernel writes by itself."""
+    for record in records.of(RseqRecord):
+        yield record.address, record.length
+
+
 def plan(records: Records, build: Builder) -> None:
     """Register each thread again, by the thread itself."""
     process_of = {tid: process.tgid for process in records.processes for tid in process.tids}

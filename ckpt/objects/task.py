@@ -101,6 +101,14 @@ def finish(raw: _Raw, process: Process) -> Iterator[Record]:
         )
 
 
+def comparable(record: Record) -> Record:
+    """A call that is made again has been rewound already when the process is compared."""
+    if isinstance(record, ThreadRecord):
+        regs = interrupted.final_regs(record.interrupted, record.regs)
+        return msgspec.structs.replace(record, regs=regs)
+    return record
+
+
 def plan(records: Records, build: Builder) -> None:
     """Create threads, name them, re-arm their calls, park them, unmap the tape."""
     threads = {record.tid: record for record in records.of(ThreadRecord)}
