@@ -3,7 +3,7 @@
 #define CKPT_TIMERS_H
 
 /* The verifier walks every iteration, so a pass is short; the reader goes on after its last one. */
-#define TIMERS_A_PASS 32
+#define TIMERS_A_PASS 8
 
 struct timers_record {
 	__u64 node;

@@ -1,17 +1,19 @@
 """The BPF source of kernel views: ``with open_observer() as observer: ...``.
 
-Loads programs when they are first needed and turns what the iterators write into views. ``read_*``
-only copies bytes out of the kernel and is for the frozen time; ``decode`` of what it returns is for
-afterwards. One thread at a time may use an observer. Import this module only where BPF is wanted.
+Loads programs and turns what the iterators write into views. ``read_*`` only copies bytes out of
+the kernel and is for the frozen time; ``decode`` of what it returns is for afterwards. Only one
+thread may read through an observer. Import this module only where BPF is wanted.
 """
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import time
 from collections.abc import Iterable
 from typing import Final
 
-from ckpt.errors import CaptureError
+from ckpt.errors import CaptureError, HostError
 from ckpt.host.bpf_cache import Cache
 from ckpt.host.bpf_decode import Surroundings, decode_tasks, find_process
 from ckpt.host.bpf_events import TaskEvents
@@ -24,7 +26,7 @@ from ckpt.host.kernel_view import NO_OBJECT, FileView, KernelId, KernelView, Vma
 _CLOCK_MONOTONIC_COARSE: Final = 6
 """include/uapi/linux/time.h; its resolution is the kernel's tick."""
 # bpf/timers.h
-_TIMERS_A_PASS: Final = 32
+_TIMERS_A_PASS: Final = 8
 
 
 class BpfObserver:
@@ -38,6 +40,8 @@ class BpfObserver:
             self.symbols = load_symbols(opened)
         self._lib = Libbpf()
         self._loaded: dict[str, Loaded] = {}
+        self._locks = {name: threading.Lock() for name in self._bytecode}
+        self._loader: threading.Thread | None = None
         self._ids: dict[int, KernelId] = {0: NO_OBJECT}
         gaps = {gap for bytecode in self._bytecode.values() for gap in bytecode.gaps}
         self.gaps = tuple(sorted(gaps | set(self._missing_symbols())))
@@ -58,6 +62,8 @@ class BpfObserver:
 
     def close(self) -> None:
         """Unload the programs."""
+        if self._loader is not None:
+            self._loader.join()
         while self._loaded:
             self._loaded.popitem()[1].close()
 
@@ -66,10 +72,24 @@ class BpfObserver:
         for name in names or PROGRAMS:
             self._load(name)
 
+    def prepare_beside(self) -> None:
+        """Have all programs loaded by a thread: most of it is the verifier's work, on one CPU.
+
+        The thread has ended when the observer is closed.
+        """
+        self._loader = threading.Thread(target=self._prepare_quietly, name="bpf-load", daemon=True)
+        self._loader.start()
+
+    def _prepare_quietly(self) -> None:
+        # Whoever needs the program loads it again and gets the error.
+        with contextlib.suppress(HostError):
+            self.prepare()
+
     def _load(self, name: str) -> Loaded:
-        if name not in self._loaded:
-            self._loaded[name] = load_bytecode(self._lib, self._bytecode[name], self.symbols)
-        return self._loaded[name]
+        with self._locks[name]:
+            if name not in self._loaded:
+                self._loaded[name] = load_bytecode(self._lib, self._bytecode[name], self.symbols)
+            return self._loaded[name]
 
     def _read(self, name: str, target: str, *, tgid: int = 0, tid: int = 0) -> bytes:
         _, fd = self._load(name).programs[target]
@@ -219,5 +239,10 @@ class RawAreaList:
 
 
 def open_observer(cache: Cache | None = None) -> BpfObserver:
-    """Open the BPF source. Raises HostError when this kernel or this user cannot use BPF."""
-    return BpfObserver(cache)
+    """Open the BPF source and begin to load its programs.
+
+    Raises HostError when this kernel or this user cannot use BPF.
+    """
+    observer = BpfObserver(cache)
+    observer.prepare_beside()
+    return observer

@@ -8,6 +8,7 @@ A damaged entry is the same as none.
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import stat
 from pathlib import Path
@@ -52,27 +53,35 @@ class Cache:
         """Whether the folder exists and only we can write it."""
         return self._fd is not None
 
-    def load(self, name: str) -> bytes | None:
-        """Return the payload kept under ``name``; None if there is none, or it is damaged."""
-        content = self._read(name)
+    def load(self, name: str) -> memoryview | None:
+        """Return the payload kept under ``name``; None if there is none, or it is damaged.
+
+        It is mapped, not copied: what is not looked at costs no memory.
+        """
+        content = self._map(name)
         if content is None:
             return None
+        view = memoryview(content)
         start = len(_MAGIC) + _DIGEST_BYTES
-        payload = content[start:]
-        if content[:start] == _MAGIC + xxhash.xxh3_128_digest(payload):
-            return payload
+        if view[:start] == _MAGIC + xxhash.xxh3_128_digest(view[start:]):
+            return view[start:]
         self.discard(name)
         return None
 
-    def _read(self, name: str) -> bytes | None:
+    def _map(self, name: str) -> mmap.mmap | None:
         if self._fd is None:
             return None
         try:
             fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._fd)
         except OSError:
             return None
-        with os.fdopen(fd, "rb") as file:
-            return file.read() if _is_ours(os.fstat(fd), stat.S_IFREG) else None
+        try:
+            found = os.fstat(fd)
+            if not found.st_size or not _is_ours(found, stat.S_IFREG):
+                return None
+            return mmap.mmap(fd, 0, prot=mmap.PROT_READ)
+        finally:
+            os.close(fd)
 
     def store(self, name: str, payload: bytes) -> None:
         """Keep ``payload`` under ``name``, whole or not at all; a cache that cannot is no error."""

@@ -118,9 +118,10 @@ class Sorted(NamedTuple):
 
     cores: list[records.TasksCore]
     abis: list[records.TasksAbi]
-    restarts: dict[int, records.TasksRestart]
+    restarts: dict[int, tuple[int, ...]]
+    """Fields of a struct restart."""
     blocked: dict[int, records.TasksBlocked]
-    namespaces: dict[int, records.TasksNamespaces]
+    namespaces: dict[int, Namespaces]
     processes: list[records.TasksProcess]
     mms: list[tuple[records.TasksMm, dict[int, tuple[int, bytes]]]]
     arrays: dict[int, tuple[int, bytes]]
@@ -143,15 +144,14 @@ def sort_records(buffer: bytes) -> Sorted:
 def _sort_other(found: Sorted, kind: int, buffer: bytes, offset: int, size: int) -> None:
     tid = found.cores[-1].tid
     if kind == RESTART:
-        record = records.TasksRestart(*records.TASKS_RESTART.unpack_from(buffer, offset))
-        found.restarts[tid] = record
+        found.restarts[tid] = records.TASKS_RESTART.unpack_from(buffer, offset)[2:]
     elif kind == BLOCKED:
         found.blocked.setdefault(
             tid, records.TasksBlocked(*records.TASKS_BLOCKED.unpack_from(buffer, offset))
         )
     elif kind == NAMESPACES:
-        names = records.TasksNamespaces(*records.TASKS_NAMESPACES.unpack_from(buffer, offset))
-        found.namespaces[names.nsproxy] = names
+        fields = records.TASKS_NAMESPACES.unpack_from(buffer, offset)
+        found.namespaces[fields[2]] = Namespaces(*fields[3:12])
     elif kind == PROCESS:
         found.processes.append(
             records.TasksProcess(*records.TASKS_PROCESS.unpack_from(buffer, offset))
@@ -226,7 +226,7 @@ def _thread(
         flags=core.flags,
         observed_ns=core.observed_ns,
         boottime_ns=core.boottime_ns,
-        restart=None if restart is None else decode_restart(restart[2:], around.symbols),
+        restart=None if restart is None else decode_restart(restart, around.symbols),
         blocked_timer=None if blocked is None else _blocked_timer(core, blocked, around.tick_ns),
         regs=UserRegs(abi.orig_ax, abi.ax, abi.ip, abi.sp),
         ti_status=core.ti_status,
@@ -289,7 +289,7 @@ def _thread(
         fs_users=abi.fs_users,
         umask=abi.umask,
         sighand_count=abi.sighand_count,
-        namespaces=None if names is None else Namespaces(*names[3:12]),
+        namespaces=names,
     )
     return without_gaps(view, around.gaps)
 

@@ -32,7 +32,7 @@ def decode_files(
     """Decode a descriptor table, ordered by fd."""
     name_operations = _operations_namer(symbols)
     return [
-        _file(records.FilesRecord(*fields), name_operations, identify)
+        _file(records.FilesRecord(*fields), fields[23:32], name_operations, identify)
         for fields in records.FILES_RECORD.iter_unpack(buffer)
     ]
 
@@ -58,6 +58,7 @@ def _text(data: bytes) -> str:
 
 def _file(
     record: records.FilesRecord,
+    functions: tuple[int, ...],
     name_operations: Callable[[int, tuple[int, ...]], str],
     identify: Callable[[int], KernelId],
 ) -> FileView:
@@ -65,7 +66,7 @@ def _file(
         fd=record.fd,
         cloexec=bool(record.cloexec),
         file=identify(record.file),
-        f_op=name_operations(record.f_op, record[23:32]),
+        f_op=name_operations(record.f_op, functions),
         f_count=record.f_count,
         f_mode=record.f_mode,
         f_flags=record.f_flags & ~_O_CLOEXEC,

@@ -7,10 +7,16 @@ classes are flat: a struct inside a struct contributes its fields in place.
 from __future__ import annotations
 
 import struct
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 
-class Restart(NamedTuple):
+class _Record(msgspec.Struct, gc=False):
+    """Base of all records; made from what the struct format unpacks, in order."""
+
+
+class Restart(_Record):
     """struct restart (bpf/restart.h)."""
 
     fn: int
@@ -35,7 +41,7 @@ class Restart(NamedTuple):
 RESTART: Final = struct.Struct("<3Q2i3Q3IiQ2qiI")
 
 
-class TasksCore(NamedTuple):
+class TasksCore(_Record):
     """struct tasks_core (bpf/tasks.h)."""
 
     kind: int
@@ -80,7 +86,7 @@ class TasksCore(NamedTuple):
 TASKS_CORE: Final = struct.Struct("<2I5i2IiI2i3I3i7I10Q16s")
 
 
-class TasksAbi(NamedTuple):
+class TasksAbi(_Record):
     """struct tasks_abi (bpf/tasks.h)."""
 
     kind: int
@@ -123,7 +129,7 @@ class TasksAbi(NamedTuple):
 TASKS_ABI: Final = struct.Struct("<10I25Q")
 
 
-class TasksRestart(NamedTuple):
+class TasksRestart(_Record):
     """struct tasks_restart (bpf/tasks.h)."""
 
     kind: int
@@ -150,7 +156,7 @@ class TasksRestart(NamedTuple):
 TASKS_RESTART: Final = struct.Struct("<2I3Q2i3Q3IiQ2qiI")
 
 
-class TasksBlocked(NamedTuple):
+class TasksBlocked(_Record):
     """struct tasks_blocked (bpf/tasks.h)."""
 
     kind: int
@@ -165,7 +171,7 @@ class TasksBlocked(NamedTuple):
 TASKS_BLOCKED: Final = struct.Struct("<3Ii3Q")
 
 
-class TasksNamespaces(NamedTuple):
+class TasksNamespaces(_Record):
     """struct tasks_namespaces (bpf/tasks.h)."""
 
     kind: int
@@ -186,7 +192,7 @@ class TasksNamespaces(NamedTuple):
 TASKS_NAMESPACES: Final = struct.Struct("<2IQ10I")
 
 
-class TasksProcess(NamedTuple):
+class TasksProcess(_Record):
     """struct tasks_process (bpf/tasks.h)."""
 
     kind: int
@@ -229,7 +235,7 @@ class TasksProcess(NamedTuple):
 TASKS_PROCESS: Final = struct.Struct("<2I3i4I11i2IiI11Q")
 
 
-class TasksMm(NamedTuple):
+class TasksMm(_Record):
     """struct tasks_mm (bpf/tasks.h)."""
 
     kind: int
@@ -267,7 +273,7 @@ class TasksMm(NamedTuple):
 TASKS_MM: Final = struct.Struct("<2IQ2Ii5I19Q")
 
 
-class TimersRecord(NamedTuple):
+class TimersRecord(_Record):
     """struct timers_record (bpf/timers.h)."""
 
     node: int
@@ -291,7 +297,7 @@ class TimersRecord(NamedTuple):
 TIMERS_RECORD: Final = struct.Struct("<Q6i2I5Q2q")
 
 
-class FilesRecord(NamedTuple):
+class FilesRecord(_Record):
     """struct files_record (bpf/files.h)."""
 
     fd: int
@@ -333,7 +339,7 @@ class FilesRecord(NamedTuple):
 FILES_RECORD: Final = struct.Struct("<8Ii3IiIQqQq2Qq11Q16s40s")
 
 
-class ReadyRecord(NamedTuple):
+class ReadyRecord(_Record):
     """struct ready_record (bpf/ready.h)."""
 
     epoll: int
@@ -345,7 +351,7 @@ class ReadyRecord(NamedTuple):
 READY_RECORD: Final = struct.Struct("<2QiI")
 
 
-class AreasRecord(NamedTuple):
+class AreasRecord(_Record):
     """struct areas_record (bpf/areas.h)."""
 
     start: int
@@ -367,7 +373,7 @@ class AreasRecord(NamedTuple):
 AREAS_RECORD: Final = struct.Struct("<11Q2I80s")
 
 
-class EventsRecord(NamedTuple):
+class EventsRecord(_Record):
     """struct events_record (bpf/events.h)."""
 
     kind: int

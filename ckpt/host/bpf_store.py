@@ -6,13 +6,13 @@ text, our header synthesizer, the kernel build (which decides BTF) and the compi
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import msgspec
+import xxhash
 
 from ckpt.host.bpf_bytecode import Bytecode
 
@@ -25,6 +25,10 @@ _NOTES: Final = Path("/sys/kernel/notes")
 _BTF: Final = Path("/sys/kernel/btf/vmlinux")
 _LIBRARY_FOLDERS: Final = ("/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/lib", "/usr/local/lib")
 _OWN_MODULES: Final = ("bpf_compile.py", "bpf_headers.py", "bpf_bytecode.py", "btf.py")
+_LLVM_NAMES: Final = tuple(
+    name for n in range(8, 32) for name in (f"libLLVM-{n}.so.1", f"libLLVM.so.{n}.1")
+)
+"""A fixed list, as reading the folder of all libraries takes longer than all else here."""
 _PREFIX: Final = "bytecode-"
 
 
@@ -54,13 +58,13 @@ def _compile_programs(cache: Cache, entry: str) -> dict[str, Bytecode]:
 
 def cache_key() -> str:
     """Return the hash of all that the bytecode depends on."""
-    digest = hashlib.sha256()
+    digest = xxhash.xxh3_128()
     for path in _source_files():
         digest.update(b"%s\0%d\0" % (path.name.encode(), path.stat().st_size))
         digest.update(path.read_bytes())
     for part in (*os.uname()[2:], *_kernel_build(), *_compiler_libraries()):
         digest.update(part.encode() + b"\0")
-    return digest.hexdigest()[:40]
+    return str(digest.hexdigest())
 
 
 def _source_files() -> list[Path]:
@@ -76,12 +80,11 @@ def _kernel_build() -> tuple[str, ...]:
 
 
 def _compiler_libraries() -> list[str]:
-    """Return version, size and time of libbcc and of every LLVM beside it, without loading them."""
+    """Return path, size and time of libbcc and of every LLVM beside it, without loading them."""
     for folder in _LIBRARY_FOLDERS:
-        if not os.path.exists(f"{folder}/libbcc.so.0"):
-            continue
-        names = ["libbcc.so.0", *(n for n in sorted(os.listdir(folder)) if n[:7] == "libLLVM")]
-        return [_file_identity(f"{folder}/{name}") for name in names]
+        if os.path.exists(f"{folder}/libbcc.so.0"):
+            names = (f"{folder}/{name}" for name in ("libbcc.so.0", *_LLVM_NAMES))
+            return [_file_identity(name) for name in names if os.path.exists(name)]
     return []
 
 

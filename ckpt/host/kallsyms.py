@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from array import array
 from bisect import bisect_right
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
@@ -25,18 +26,26 @@ _NOT_FUNCTIONS: Final = (b"__pfx_", b"__start_", b"__stop_", b"__cfi_")
 class Symbols:
     """A sorted table of symbols. ``payload`` is what ``build_table`` made."""
 
-    def __init__(self, payload: bytes) -> None:
-        (count,) = _COUNT.unpack_from(payload)
+    def __init__(self, payload: bytes | memoryview) -> None:
         view = memoryview(payload)
+        (count,) = _COUNT.unpack_from(view)
         offsets_at = _COUNT.size + 8 * count
-        names_at = offsets_at + 4 * count
         self._addresses = view[_COUNT.size : offsets_at].cast("Q")
-        self._offsets = view[offsets_at:names_at].cast("I")
-        self._names = payload[names_at:]
+        self._offsets = view[offsets_at : offsets_at + 4 * count].cast("I")
+        self._names = view[offsets_at + 4 * count :]
+
+    @cached_property
+    def _text(self) -> bytes:
+        """All names in one piece, for searching; most runs ask for few names at few addresses."""
+        return bytes(self._names)
+
+    @cached_property
+    def _text_end(self) -> int | None:
+        return self.address_of("_etext")
 
     def address_of(self, name: str) -> int | None:
         """Return the address of the first symbol of that name."""
-        found = self._names.find(b"\0" + name.encode() + b"\0")
+        found = self._text.find(b"\0" + name.encode() + b"\0")
         return None if found < 0 else self._addresses[bisect_right(self._offsets, found + 1) - 1]
 
     def name_at(self, address: int) -> str | None:
@@ -49,14 +58,14 @@ class Symbols:
     def function_at(self, address: int) -> str | None:
         """Return the function that ``address`` lies in; None outside of the kernel's own text."""
         index = bisect_right(self._addresses, address) - 1
-        text_end = self.address_of("_etext")
-        if index < 0 or (text_end is not None and address >= text_end):
+        if index < 0 or (self._text_end is not None and address >= self._text_end):
             return None
         return self._name(index)
 
     def _name(self, index: int) -> str:
         start = self._offsets[index]
-        return self._names[start : self._names.index(b"\0", start)].decode("ascii", "replace")
+        end = self._offsets[index + 1] if index + 1 < len(self._offsets) else len(self._names)
+        return bytes(self._names[start : end - 1]).decode("ascii", "replace")
 
 
 def build_table(kallsyms: bytes) -> bytes:
@@ -88,10 +97,7 @@ def build_table(kallsyms: bytes) -> bytes:
 def load_symbols(cache: Cache) -> Symbols:
     """Return the running kernel's symbols, from the cache of this boot if possible."""
     entry = f"kallsyms-{BOOT_ID.read_text().strip()}"
-    payload = cache.load(entry)
-    if payload is None:
-        payload = refresh_symbols(cache, entry)
-    return Symbols(payload)
+    return Symbols(cache.load(entry) or refresh_symbols(cache, entry))
 
 
 def refresh_symbols(cache: Cache, entry: str) -> bytes:

@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -174,7 +175,7 @@ def test_loads_of_constants() -> None:
     assert list(find_loads(other + wide + other)) == [(1, 1, 0xFFFFFFFF_55667788)]
 
 
-def fields_of(name: str) -> tuple[type, struct.Struct]:
+def fields_of(name: str) -> tuple[type[msgspec.Struct], struct.Struct]:
     """Return the class of a record and its format."""
     return getattr(records, "".join(w.capitalize() for w in name.split("_"))), getattr(
         records, name.upper()
@@ -201,7 +202,7 @@ RECORDS = [
 def test_records_are_laid_out_as_in_c(header: str, name: str, tmp_path: Path) -> None:
     """Offset of every field: where Python's format puts it, and where the compiler does."""
     record, layout = fields_of(name)
-    names = list(record.__annotations__)
+    names = list(record.__struct_fields__)
     expected = list(offsets_of(layout.format))
     assert len(names) == len(expected)
     paths = [c_path(name, field) for field in names]
@@ -222,7 +223,7 @@ def c_path(name: str, field: str) -> str:
     """Return where a flat field lies in the C struct."""
     if name == "tasks_restart" and field not in {"kind", "size"}:
         return f"block.{field}"
-    if name == "events_record" and field in records.Restart.__annotations__:
+    if name == "events_record" and field in records.Restart.__struct_fields__:
         return f"restart.{field}"
     operations = {"release", "read_iter", "read", "write", "poll", "open", "unlocked_ioctl"}
     if name == "files_record" and field in operations | {"iterate_shared", "show_fdinfo"}:
