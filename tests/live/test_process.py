@@ -107,6 +107,7 @@ def _shell_on_terminal() -> Iterator[Terminal]:
     """Run an interactive shell with job control, as a person would have it."""
     pid, master = pty.fork()
     if pid == 0:
+        os.closerange(3, 1024)  # what we inherited ourselves would lead outside of the target
         os.environ["PS1"] = "prompt% "
         os.execvp("bash", ["bash", "--norc", "--noprofile", "-i"])
     terminal = Terminal(pid, master)

@@ -12,8 +12,8 @@
 #include "selfcheck_proc.h"
 
 #define SLACK_NS 50000000LL /* a time limit may be missed by this much */
-#define LIMIT_NS 1500000000LL
-#define REAL_LIMIT_NS 2500000000LL /* wall-clock limits run on during the pause */
+#define LIMIT_NS 2000000000LL
+#define REAL_LIMIT_NS 3000000000LL /* wall-clock limits run on during the pause */
 
 enum limit {
 	FOREVER, /* ends when `wake` says so */
