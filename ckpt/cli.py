@@ -12,15 +12,21 @@ import os
 import signal
 import sys
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
+from ckpt.debug.report import Reporter
+from ckpt.debug.text import escape
 from ckpt.errors import CkptError, RefusedError
+from ckpt.host.watch import end_on_signal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from ckpt.errors import Finding
+    from ckpt.objects.base import Options
     from ckpt.restore import RestoreResult
+
+_ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -32,6 +38,11 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_snapshot(commands)
     _add_restore(commands)
+    show = _add(commands, "show", "print every record of an image", _run_show)
+    show.add_argument("image", metavar="FILE", help="image, - for stdin")
+    verify = _add(commands, "verify", "is an image whole, and restorable here?", _run_verify)
+    verify.add_argument("image", metavar="FILE", help="image, - for stdin")
+    _add(commands, "check", "what this kernel and this user can do", _run_check)
     return parser
 
 
@@ -43,35 +54,40 @@ def _seconds(text: str) -> float:
 
 
 def _pid(text: str) -> int:
-    if not text.isdecimal() or not 0 < int(text) < 1 << 31:
+    if not (text.isascii() and text.isdecimal() and 0 < int(text) < 1 << 31):
         raise argparse.ArgumentTypeError(f"{text}: not a pid")
     return int(text)
 
 
-def _add_common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--log", metavar="FILE", help="write what is done to FILE")
+def _add(commands: Any, name: str, text: str, run: Any) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+    parser.add_argument("--log", metavar="FILE", help="append what is done to FILE")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    parser.add_argument("-v", "--verbose", action="count", default=0, help="say more on stderr")
+    parser.add_argument("-v", "--verbose", action="store_true", help="say more on stderr")
+    parser.set_defaults(run=run)
+    return parser
 
 
 def _add_snapshot(commands: Any) -> None:
-    parser = commands.add_parser("snapshot", help="write an image of a process")
+    parser = _add(commands, "snapshot", "write an image of a process", _run_snapshot)
     parser.add_argument("pid", type=_pid, metavar="PID")
-    parser.add_argument("-o", "--output", metavar="FILE", help="image file, - for stdout")
+    parser.add_argument("-o", "--output", metavar="FILE", help="image (PID.ckpt), - for stdout")
     after = parser.add_mutually_exclusive_group()
     after.add_argument("--leave-running", action="store_true", help="let the process run on")
     after.add_argument("--leave-stopped", action="store_true", help="leave it stopped (SIGSTOP)")
     parser.add_argument("--no-bpf", action="store_true", help="look without BPF")
     parser.add_argument(
-        "--timeout", type=_seconds, default=30.0, metavar="S", help="without progress (30)"
+        "--timeout",
+        type=_seconds,
+        default=30.0,
+        metavar="S",
+        help="to stop the process, and without progress after it (30)",
     )
     parser.add_argument("--deadline", type=_seconds, metavar="S", help="for everything")
-    _add_common(parser)
-    parser.set_defaults(run=_run_snapshot)
 
 
 def _add_restore(commands: Any) -> None:
-    parser = commands.add_parser("restore", help="put a process back from its image")
+    parser = _add(commands, "restore", "put a process back from its image", _run_restore)
     parser.add_argument("image", nargs="?", metavar="FILE", help="image, - for stdin")
     parser.add_argument("--detach", action="store_true", help="leave the process to init")
     parser.add_argument("--pidfile", metavar="FILE", help="write its pid to FILE")
@@ -83,11 +99,9 @@ def _add_restore(commands: Any) -> None:
     parser.add_argument(
         "--allow-changed-files", action="store_true", help="restore on files that changed since"
     )
-    _add_common(parser)
-    parser.set_defaults(run=_run_restore)
 
 
-def _run_snapshot(args: argparse.Namespace) -> int:
+def _run_snapshot(args: argparse.Namespace, report: Reporter) -> int:
     from ckpt.objects.base import Options
     from ckpt.snapshot import snapshot
 
@@ -99,21 +113,21 @@ def _run_snapshot(args: argparse.Namespace) -> int:
         deadline_s=args.deadline,
     )
     output = sys.stdout.fileno() if args.output == "-" else args.output
-    result = snapshot(args.pid, output, options)
-    _print_findings(result.warnings)
+    result = snapshot(args.pid, output, options, report)
+    _print_warnings(result.warnings, report)
     stream = sys.stderr if args.output == "-" else sys.stdout
     if args.json:
         print(json.dumps(_plain(result)), file=stream)
     else:
-        print(
+        text = (
             f"process {result.pid}: {result.threads} threads, {result.image_bytes} bytes in "
-            f"{result.image}, frozen {result.frozen_s:.3f} s",
-            file=stream,
+            f"{result.image}, frozen {result.frozen_s:.3f} s"
         )
+        print(escape(text), file=stream)
     return 0
 
 
-def _run_restore(args: argparse.Namespace) -> int:
+def _run_restore(args: argparse.Namespace, report: Reporter) -> int:
     from ckpt.objects.base import Options
     from ckpt.restore import restore
 
@@ -126,88 +140,209 @@ def _run_restore(args: argparse.Namespace) -> int:
         allow_changed_files=args.allow_changed_files,
     )
     path = args.image or _newest_image()
+    if args.dry_run:
+        return _dry_run(args, path, options)
     if args.detach:
-        _report_restored(args, path, restore(path, options))
+        _report_restored(args, path, restore(path, options, _pidfile_writer(args), report), report)
         return 0
-    from ckpt.host.terminal import Attendant
+    return _restore_and_stay(args, path, options, report)
+
+
+def _restore_and_stay(
+    args: argparse.Namespace, path: str, options: Options, report: Reporter
+) -> int:
+    from ckpt.host.terminal import Attendant, end_like
+    from ckpt.restore import restore
 
     with ExitStack() as stack:
         attendants: list[Attendant] = []
 
-        def attend(pid: int) -> None:
+        def before_commit(pid: int) -> None:
+            _pidfile_writer(args)(pid)
             attendants.append(stack.enter_context(Attendant(pid)))
 
-        _report_restored(args, path, restore(path, options, before_commit=attend))
-        return _exit_code(attendants[0].wait())
+        _report_restored(args, path, restore(path, options, before_commit, report), report)
+        status = attendants[0].wait()
+    sys.stdout.flush()
+    end_like(status)
 
 
-def _report_restored(args: argparse.Namespace, path: str, result: RestoreResult) -> None:
-    _print_findings(result.warnings)
-    if args.pidfile:
-        with open(args.pidfile, "w") as file:
-            file.write(f"{result.pid}\n")
+def _pidfile_writer(args: argparse.Namespace) -> Callable[[int], None]:
+    return lambda pid: _write_pidfile(args.pidfile, pid) if args.pidfile else None
+
+
+def _write_pidfile(path: str, pid: int) -> None:
+    try:
+        with open(path, "w") as file:
+            file.write(f"{pid}\n")
+    except OSError as error:
+        raise CkptError("pidfile cannot be written", where=path, errno=error.errno) from error
+
+
+def _report_restored(
+    args: argparse.Namespace, path: str, result: RestoreResult, report: Reporter
+) -> None:
+    _print_warnings(result.warnings, report)
     if args.json:
-        print(json.dumps(_plain(result)), flush=True)
+        print(json.dumps({**_plain(result), "image": path}), flush=True)
     elif args.detach or args.verbose:
         text = f"process {result.pid}: {result.threads} threads, from {path}"
-        print(text, file=sys.stdout if args.detach else sys.stderr, flush=True)
+        print(escape(text), file=sys.stdout if args.detach else sys.stderr, flush=True)
 
 
 def _newest_image() -> str:
-    images = [name for name in os.listdir() if name.endswith(".ckpt")]
+    images = [entry for entry in os.scandir() if entry.name.endswith(".ckpt")]
     if not images:
         raise CkptError("no *.ckpt in this folder", hint="name the image: ckpt-bpf restore FILE")
-    newest = max(images, key=lambda name: os.stat(name).st_mtime_ns)
-    print(f"restoring {newest}", file=sys.stderr)
+    newest = max(images, key=lambda entry: entry.stat(follow_symlinks=False).st_mtime_ns).name
+    print(escape(f"restoring {newest}"), file=sys.stderr)
     return newest
 
 
-def _exit_code(status: int) -> int:
-    return os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status)
+def _dry_run(args: argparse.Namespace, path: str, options: Options) -> int:
+    from ckpt.debug.calls import describe_calls
+    from ckpt.debug.plan_text import plan_json, plan_lines
+    from ckpt.debug.symbols import AddressSpace
+    from ckpt.objects.base import Records, raise_blockers
+    from ckpt.restore import find_obstacles, open_image, plan_here
+
+    with open_image(path, options) as image:
+        records = Records(image.records)
+        plan = plan_here(image, records, options)
+        with AddressSpace(image, records) as space:
+            calls = list(describe_calls(records, space))
+        found = find_obstacles(records, options)
+    if args.json:
+        threads = [call.plain() for call in calls]
+        warnings = [str(finding) for finding in (*found, *plan.warnings)]
+        plain = {"threads": threads, "steps": list(plan_json(plan)), "warnings": warnings}
+        print(json.dumps({"pid": records.processes[0].tgid, **plain}))
+    else:
+        for call in calls:
+            print(f"{call.line()}; {call.instruction}")
+        for line in plan_lines(plan):
+            print(line)
+    raise_blockers(found, "cannot be restored here")
+    return 0
+
+
+def _run_show(args: argparse.Namespace, _report: Reporter) -> int:
+    from ckpt.debug.show import json_parts, show_lines
+    from ckpt.restore import open_image
+
+    with open_image(args.image) as image:
+        if args.json:
+            for part in json_parts(image):
+                sys.stdout.write(part)
+            print()
+        else:
+            for line in show_lines(image):
+                print(line)
+    return 0
+
+
+def _run_verify(args: argparse.Namespace, report: Reporter) -> int:
+    from ckpt.debug.check_image import verify_image
+
+    report("check of the image", 0, 0)
+    found = []
+    for finding in verify_image(args.image, lambda done, all_: report("pages", done, all_)):
+        found.append(finding)
+        if not args.json:
+            kind = "" if finding.blocker else "warning: "
+            print(escape(f"{kind}{finding}"))
+    good = not any(finding.blocker for finding in found)
+    if args.json:
+        print(json.dumps({"image": args.image, "ok": good, "findings": list(map(_row, found))}))
+    elif good:
+        print(escape(f"{args.image}: whole, consistent, restorable here"))
+    return 0 if good else 1
+
+
+def _run_check(args: argparse.Namespace, _report: Reporter) -> int:
+    from ckpt.host.probe import check_features
+
+    features = check_features()
+    if args.json:
+        print(json.dumps([feature._asdict() for feature in features]))
+        return 0
+    for feature in features:
+        detail = f" ({feature.detail})" if feature.detail else ""
+        print(escape(f"{'yes' if feature.ok else 'NO':3} {feature.name}{detail}"))
+        if not feature.ok:
+            print(escape(f"      without it: {feature.effect}"))
+            print(escape(f"      remedy: {feature.remedy}"))
+    return 0
 
 
 def _plain(result: Any) -> dict[str, Any]:
-    fields = result._asdict()
-    if "warnings" in fields:
-        fields["warnings"] = [str(finding) for finding in fields["warnings"]]
-    return dict(fields)
+    fields = dict(result._asdict())
+    fields["warnings"] = [str(finding) for finding in fields["warnings"]]
+    return fields
 
 
-def _print_findings(findings: Iterable[Finding]) -> None:
-    from ckpt.debug.text import escape
+def _row(finding: Finding) -> dict[str, Any]:
+    return dict(finding._asdict())
 
+
+def _print_warnings(findings: Iterable[Finding], report: Reporter) -> None:
     for finding in findings:
         print(f"ckpt-bpf: warning: {escape(str(finding))}", file=sys.stderr)
+        report.note(f"warning: {finding}")
 
 
-def _print_error(error: CkptError) -> None:
-    from ckpt.debug.text import escape
-
+def _print_error(error: CkptError, args: argparse.Namespace) -> None:
     print(f"ckpt-bpf: {escape(str(error))}", file=sys.stderr)
-    for finding in error.findings if isinstance(error, RefusedError) else ():
+    findings = error.findings if isinstance(error, RefusedError) else ()
+    for finding in findings:
         print(f"  {escape(str(finding))}", file=sys.stderr)
         if finding.hint:
             print(f"    hint: {escape(finding.hint)}", file=sys.stderr)
     if error.hint:
         print(f"  hint: {escape(error.hint)}", file=sys.stderr)
+    if args.json and getattr(args, "output", None) != "-" and not getattr(args, "dry_run", False):
+        rows = list(map(_row, findings))
+        print(json.dumps({"error": str(error), "hint": error.hint, "findings": rows}))
 
 
-def _terminate(signo: int, _frame: object) -> None:
-    raise SystemExit(128 + signo)
+def _run(args: argparse.Namespace, report: Reporter) -> int:
+    try:
+        code = int(args.run(args, report))
+        sys.stdout.flush()
+        return code
+    except CkptError as error:
+        _print_error(error, args)
+        report.note(f"failed: {error}")
+        if isinstance(error, RefusedError):
+            for finding in error.findings:
+                report.note(f"  {finding}")
+    except BrokenPipeError:
+        # Nobody reads on (`show FILE | head`). What is still buffered must not be tried again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Exception as error:
+        import traceback
+
+        name = type(error).__name__
+        text = f"internal error, please report it: {name}: {escape(str(error)[:500])}"
+        print(f"ckpt-bpf: {text}", file=sys.stderr)
+        report.note(text)
+        report.log_traceback("".join(traceback.format_exception(error)))
+    return 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code."""
     args = build_parser().parse_args(argv)
-    signal.signal(signal.SIGTERM, _terminate)
+    for signo in _ENDING:
+        # What our parent had us ignore (nohup, a shell's background job) stays ignored.
+        if signal.getsignal(signo) is not signal.SIG_IGN:
+            signal.signal(signo, end_on_signal)
+    bar = sys.stderr if sys.stderr.isatty() and not args.verbose else None
     try:
-        return int(args.run(args))
+        with Reporter(args.log, sys.stderr if args.verbose else None, bar) as report:
+            return _run(args, report)
     except CkptError as error:
-        _print_error(error)
-    except KeyboardInterrupt:
-        print("ckpt-bpf: interrupted", file=sys.stderr)
-    except BrokenPipeError:
-        print("ckpt-bpf: the reader of our output has gone", file=sys.stderr)
+        _print_error(error, args)
     return 1
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from ckpt.errors import Finding, HostError, RestoreError
+from ckpt.errors import Finding, HostError, RefusedError, RestoreError
 from ckpt.host.probe import probe_host
 from ckpt.host.watch import Watch
 from ckpt.image.reader import open_image_file
@@ -38,7 +38,6 @@ class RestoreResult(NamedTuple):
 def restore(
     path: str,
     options: Options | None = None,
-    *,
     before_commit: Callable[[int], object] | None = None,
     report: Report | None = None,
 ) -> RestoreResult:
@@ -105,9 +104,23 @@ def make_plan(image: ImageFile, records: Records, options: Options) -> Plan:
         RefusedError: with everything that stands in the way.
         PlanError: the records do not make a process.
     """
-    contradictions = list(check_records(records, image.pages))
-    raise_blockers(contradictions, "the image contradicts itself")
-    raise_blockers(find_obstacles(records, options), "cannot be restored here")
+    found = find_obstacles(records, options)
+    try:
+        plan = plan_here(image, records, options)
+    except RefusedError as error:
+        raise RefusedError(error.what, [*error.findings, *found]) from error
+    raise_blockers(found, "cannot be restored here")
+    return plan
+
+
+def plan_here(image: ImageFile, records: Records, options: Options) -> Plan:
+    """Build the plan for this machine, whatever stands in its way at the moment.
+
+    Raises:
+        RefusedError: this machine, or this version, cannot hold what the image has.
+        PlanError: the records do not make a process.
+    """
+    raise_blockers(check_records(records, image.pages), "the image contradicts itself")
     return build_plan(records, read_facts(image), options)
 
 
