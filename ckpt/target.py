@@ -113,7 +113,11 @@ def open_observer(process: Process) -> Iterator[Observer | None]:
     from ckpt.host import bpf
 
     with bpf.open_observer() as observer:
-        yield observer
+        process.observer = observer
+        try:
+            yield observer
+        finally:
+            process.observer = None
 
 
 def survey(process: Process) -> list[Finding]:

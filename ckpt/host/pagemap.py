@@ -22,7 +22,7 @@ PAGE_IS_GUARD: Final = 1 << 8
 _PAGEMAP_SCAN: Final = 0xC0606610
 """_IOWR('f', 16, struct pm_scan_arg)"""
 _REGION_WORDS: Final = 3
-_REGIONS: Final = 65536
+_REGIONS: Final = 4096
 ADDRESS_END: Final = (1 << 47) - 4096
 """TASK_SIZE_MAX of 4-level paging; targets above it are found by passing another end."""
 

@@ -35,6 +35,7 @@ MODULES = (
     "timens",
     "creds",
     "sched",
+    "numa",
     "limits",
     "prctl",
     "thread_attributes",

@@ -28,7 +28,7 @@ from ckpt.objects.steps import Action, Call, Executor, Step, Token
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from ckpt.host.kernel_view import FileView, MmView, ProcessView, ThreadView
+    from ckpt.host.kernel_view import FileView, MmView, Observer, ProcessView, ThreadView, VmaView
     from ckpt.objects.maps_text import MapsLine
 
 Objref = NewType("Objref", int)
@@ -131,6 +131,8 @@ class Process:
         self.stopped_by = 0
         self.stops: dict[int, StoppedThread] = {}
         self.findings: list[Finding] = []
+        self.observer: Observer | None = None
+        """Where the views come from; None: no source is open."""
         self.sink: PageSink | None = None
         # Views: None when that source was not available.
         self.thread_views: dict[int, ThreadView] = {}
@@ -145,6 +147,12 @@ class Process:
         """CLOCK_MONOTONIC of ours when the last thread had stopped."""
         self.clock_offsets_ns: dict[int, int] = {}
         """CLOCK_* -> that clock minus CLOCK_MONOTONIC, ours, at the freeze."""
+
+    def read_areas(self) -> list[VmaView] | None:
+        """Return the areas as BPF sees them; None without BPF."""
+        if self.observer is None:
+            return None
+        return self.observer.observe_areas(self.living_tid)
 
     def path(self, name: str, tid: int | None = None) -> str:
         """Return the path of `name` below the /proc folder of a living thread, or of `tid`."""

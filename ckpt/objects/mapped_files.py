@@ -15,7 +15,7 @@ from ckpt.errors import Finding, RestoreError
 from ckpt.objects.base import Plain
 from ckpt.objects.file_kinds import inode
 from ckpt.objects.file_kinds.common import inode_key, inode_made
-from ckpt.objects.maps_text import MapsLine, unescape_path
+from ckpt.objects.maps_text import MapsLine, SmapsEntry, unescape_path
 from ckpt.objects.steps import Token
 from ckpt.objects.vma_flags import Vm
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from ckpt.objects.base import Builder, Process, Restorer
 
+_HUGETLB: Final = int(Vm.HUGETLB)
 _DELETED: Final = b" (deleted)"
 
 
@@ -51,12 +52,12 @@ class Capture(NamedTuple):
         return self.index.get((line.dev, line.inode), -1) if line.inode else -1
 
 
-def capture(process: Process, lines: Iterable[MapsLine]) -> Capture:
-    """Look at every mapped file once."""
+def capture(process: Process, lines: Iterable[MapsLine], entries: dict[int, SmapsEntry]) -> Capture:
+    """Look at every mapped file once; not at the kernel's own file behind private huge pages."""
     found = Capture([], {})
     for line in lines:
         key = (line.dev, line.inode)
-        if line.inode and key not in found.index:
+        if line.inode and key not in found.index and not entries[line.start].flags & _HUGETLB:
             found.index[key] = len(found.files)
             found.files.append(_capture_file(process, line))
     return found

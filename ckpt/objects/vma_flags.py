@@ -50,7 +50,7 @@ class Vm(enum.IntFlag, boundary=enum.KEEP):
     UFFD_MINOR = 1 << 43
 
 
-SMAPS_CODES: Final = {
+_CODES: Final = {
     b"rd": Vm.READ,
     b"wr": Vm.WRITE,
     b"ex": Vm.EXEC,
@@ -87,6 +87,9 @@ SMAPS_CODES: Final = {
     b"dp": Vm.DROPPABLE,
     b"sl": Vm.SEALED,
 }
+
+SMAPS_CODES: Final = {code: int(flag) for code, flag in _CODES.items()}
+"""Plain ints: parsing smaps adds flags by the ten thousand."""
 
 STABLE_MASK: Final = (1 << 32) - 1
 PKEY_SHIFT: Final = 32
