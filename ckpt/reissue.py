@@ -1,14 +1,14 @@
 """Let threads go on, those first that make an interrupted call again with the time they had left.
 
-The numbered order for a call whose timeout is finite (kernel facts: the timeout is read once, at
-the start of the call; any ptrace stop but the one at the entry would end it again):
-1. Run the rewound thread to its syscall-entry stop.
-2. Shorten the timeout where the call will read it: the program's own timespec, the register, or
+The numbered order for a call whose timeout is finite (the timeout is read once, at the start of the
+call). The thread stands in the PTRACE_EVENT_STOP trap, rewound to its call instruction:
+1. Shorten the timeout where the call will read it: the program's own timespec, the register, or
    the socket's option.
-3. Detach there: the call begins, with no stop pending.
-4. When it blocks (or is over), put the program's own value back.
-Only then are the other threads let go, so nobody reads the shortened value. If we die between 2
-and 4, one call has a shorter timeout; the window is some tens of microseconds.
+2. Detach in the trap: the way to user mode clears the signal flag that a detach sets. Detached at
+   its entry, a call that looks for signals before it sleeps (epoll_wait) would return EINTR.
+3. When it blocks (or is over), put the program's own value back.
+Only then are the other threads let go, so nobody reads the shortened value. If we die between 1
+and 3, one call has a shorter timeout; the window is some tens of microseconds.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ import struct
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+import msgspec
+
 from ckpt.arch.x86_64.decode import CallEntry
 from ckpt.arch.x86_64.regs import encode_regs
 from ckpt.arch.x86_64.timeouts import Where, encode_milliseconds, encode_time, read_args
-from ckpt.host import ptrace, trap
+from ckpt.host import ptrace
 from ckpt.host.syscalls import pidfd_getfd
 
 if TYPE_CHECKING:
@@ -100,8 +102,9 @@ def _nothing() -> None:
 def _reenter(tgid: int, pidfd: int, reentry: Reentry) -> Callable[[], None]:
     """Shorten the timeout, let the thread into its call; return what puts the timeout back."""
     try:
-        trap.enter_call(reentry.tid, encode_regs(reentry.regs))
         undo = _shorten(tgid, pidfd, reentry)
+        regs = encode_regs(_shortened_regs(reentry))
+        ptrace.set_regset(reentry.tid, ptrace.NT_PRSTATUS, regs)
         ptrace.detach(reentry.tid)
     except ProcessLookupError:
         return _nothing
@@ -112,12 +115,18 @@ def _shorten(tgid: int, pidfd: int, reentry: Reentry) -> Callable[[], None]:
     where, index = reentry.timeout.where, reentry.timeout.arg
     if where in _IN_MEMORY:
         return _shorten_memory(tgid, reentry, reentry.args()[index])
-    if where is Where.MILLISECONDS:
-        _shorten_register(reentry, index)
-        return _nothing
     if where in _SOCKET_OPTION:
         return _shorten_option(pidfd, reentry, reentry.args()[index])
     return _nothing
+
+
+def _shortened_regs(reentry: Reentry) -> X86Regs:
+    """Return the rewound registers, with the time that is left if it goes into one of them."""
+    if reentry.timeout.where is not Where.MILLISECONDS:
+        return reentry.regs
+    name = _ARG_REGS[reentry.entry][reentry.timeout.arg]
+    left = encode_milliseconds(reentry.remaining_ns())
+    return msgspec.structs.replace(reentry.regs, **{name: left})
 
 
 def _shorten_memory(tgid: int, reentry: Reentry, address: int) -> Callable[[], None]:
@@ -137,21 +146,6 @@ def _shorten_memory(tgid: int, reentry: Reentry, address: int) -> Callable[[], N
             os.close(memory)
 
     return undo
-
-
-def _shorten_register(reentry: Reentry, index: int) -> None:
-    words = dict(_entry_words(reentry.tid))
-    words[_ARG_REGS[reentry.entry][index]] = encode_milliseconds(reentry.remaining_ns())
-    ptrace.set_regset(
-        reentry.tid, ptrace.NT_PRSTATUS, struct.pack(f"<{len(words)}Q", *words.values())
-    )
-
-
-def _entry_words(tid: int) -> Iterator[tuple[str, int]]:
-    from ckpt.arch.x86_64.regs import REG_NAMES, REGS_SIZE
-
-    content = ptrace.get_regset(tid, ptrace.NT_PRSTATUS, REGS_SIZE)
-    return zip(REG_NAMES, struct.unpack(f"<{len(REG_NAMES)}Q", content), strict=True)
 
 
 def _shorten_option(pidfd: int, reentry: Reentry, target_fd: int) -> Callable[[], None]:

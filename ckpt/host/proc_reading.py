@@ -29,6 +29,7 @@ from ckpt.host.proc_waits import (
     read_duration_ns,
 )
 from ckpt.host.remote_call import CallPlace, RemoteCaller, RemoteCallError, find_place
+from ckpt.host.watch import held
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -151,9 +152,10 @@ class Reading:
         filtered = {tid: bool(self.tasks[tid].number(b"Seccomp")) for tid in stops}
         for tid in sorted(stops, key=lambda tid: filtered[tid]):
             try:
-                with RemoteCaller(
+                caller = RemoteCaller(
                     self.tgid, tid, place, in_seccomp=filtered[tid], options=self._options
-                ) as caller:
+                )
+                with held(), caller:
                     self.thread_answers[tid] = ask_thread(caller)
                     if self.answers is None:
                         now_ns = time.monotonic_ns()
