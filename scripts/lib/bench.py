@@ -2,7 +2,8 @@
 
 For each case: the longest stall that a 1 ms ticker in the target saw while a snapshot left it
 running, the wall time of that snapshot, then of one that kills it and of the restore, the peak
-memory of the tool and the size of the image. Run by scripts/bench.
+memory of the tool and the size of the image; the tool's CPU time tells how far other work on the
+machine disturbed the wall times. Run by scripts/bench.
 """
 
 import argparse
@@ -10,6 +11,7 @@ import ctypes
 import json
 import mmap
 import os
+import resource
 import select
 import shutil
 import signal
@@ -60,6 +62,7 @@ class Run(NamedTuple):
     """One run of the tool."""
 
     wall_s: float
+    cpu_s: float
     peak_bytes: int
 
 
@@ -81,13 +84,13 @@ class Bench:
             child = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=self.folder
             )
-            status, peak_bytes = reap(child.pid, TOOL_S)
+            status, usage = reap(child.pid, TOOL_S)
             child.returncode = status
         wall_s = time.monotonic() - started
         if status:
             text = log.read_text(errors="replace")[-4000:]
             raise BenchError(f"{' '.join(command)}: exit {status}\n{text}")
-        return Run(wall_s, peak_bytes)
+        return Run(wall_s, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
 
     def copy(self, size_bytes: int) -> float:
         """Time `cp` and fsync of a file of so many bytes that lies in the page cache."""
@@ -126,6 +129,8 @@ class Bench:
                 stall_s=median(stalls),
                 snapshot_s=median(r.wall_s for r in live),
                 kill_snapshot_s=median(killed.wall_s for killed, _ in pairs),
+                snapshot_cpu_s=median(r.cpu_s for r in live),
+                restore_cpu_s=median(restored.cpu_s for _, restored in pairs),
                 restore_s=median(restored.wall_s for _, restored in pairs),
                 peak_bytes=max(run.peak_bytes for run in (*live, *sum(pairs, ()))),
                 image_bytes=self.image.stat().st_size,
@@ -208,8 +213,8 @@ class Target:
         return self._read()[2] / 1e9
 
 
-def reap(pid: int, limit_s: float) -> tuple[int, int]:
-    """Wait for a child; return its exit status and its peak resident memory in bytes."""
+def reap(pid: int, limit_s: float) -> tuple[int, resource.struct_rusage]:
+    """Wait for a child; return its exit status and what it has used."""
     deadline = time.monotonic() + limit_s
     pidfd = os.pidfd_open(pid)
     try:
@@ -220,7 +225,7 @@ def reap(pid: int, limit_s: float) -> tuple[int, int]:
     finally:
         os.close(pidfd)
     _, status, usage = os.wait4(pid, 0)
-    return os.waitstatus_to_exitcode(status), usage.ru_maxrss * 1024
+    return os.waitstatus_to_exitcode(status), usage
 
 
 def write_noise(path: Path, size_bytes: int) -> None:

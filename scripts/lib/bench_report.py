@@ -17,6 +17,8 @@ class Measured(NamedTuple):
     snapshot_s: float
     kill_snapshot_s: float
     restore_s: float
+    snapshot_cpu_s: float
+    restore_cpu_s: float
     peak_bytes: int
     image_bytes: int
     copy_s: float | None
@@ -124,11 +126,15 @@ def summarize(measured: list[Measured]) -> dict[str, Any]:
 
 def print_report(measured: list[Measured], failures: list[str]) -> None:
     """Print the table, the lines, the verdicts and what could not be measured."""
-    print(f"{'':20}{'stall':>9}{'snapshot':>10}{'restore':>9}{'peak':>9}{'image':>11}", end="")
+    print(
+        f"{'':20}{'stall':>9}{'snapshot':>10}{'restore':>9}{'peak':>9}{'image':>11}  CPU of both",
+        end="",
+    )
     print("   CRIU 4.2: stall / snapshot / restore; cp and fsync")
     for m in measured:
         print(f"{m.name:20}{m.stall_s:7.3f} s{m.snapshot_s:8.3f} s{m.restore_s:7.3f} s", end="")
-        print(f"{m.peak_bytes / MIB:5.0f} MiB{m.image_bytes / MIB:7.1f} MiB   ", end="")
+        print(f"{m.peak_bytes / MIB:5.0f} MiB{m.image_bytes / MIB:7.1f} MiB", end="")
+        print(f"{m.snapshot_cpu_s:7.3f} {m.restore_cpu_s:.3f}   ", end="")
         criu = CRIU.get((m.kind, m.number))
         print(" / ".join(f"{value:.3f}" for value in criu) if criu else "-", end="")
         if m.copy_s:

@@ -27,6 +27,7 @@ LAYERS = {
     "ckpt.freeze": 4,
     "ckpt.verify": 4,
     "ckpt.snapshot": 4,
+    "ckpt.reissue": 4,
     "ckpt.restore": 4,
     "ckpt.restorer": 4,
     "ckpt.target": 4,
@@ -107,8 +108,10 @@ class Checker:
         self.complaints: list[str] = []
 
     def complain(self, path: Path, line: int, text: str) -> None:
-        """Note one breach of a rule."""
-        self.complaints.append(f"{path.relative_to(self.root)}:{line}: {text}")
+        """Note one breach of a rule, once."""
+        complaint = f"{path.relative_to(self.root)}:{line}: {text}"
+        if complaint not in self.complaints:
+            self.complaints.append(complaint)
 
     def check_lengths(self) -> None:
         """Complain about files that have outgrown one noun."""
