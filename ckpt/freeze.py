@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from ckpt import reissue
 from ckpt.arch.x86_64 import restart
+from ckpt.arch.x86_64.decode import CALL_SIZE
 from ckpt.arch.x86_64.regs import NT_PRSTATUS, REGS_SIZE, X86Regs, encode_regs, parse_regs, signed
 from ckpt.arch.x86_64.timeouts import Where
 from ckpt.errors import FreezeError
@@ -192,7 +193,7 @@ class Frozen:
         """Return the instruction that the thread is behind; empty when it cannot be read."""
         fd = os.open(self.process.path("mem", thread.tid), os.O_RDONLY | os.O_CLOEXEC)
         try:
-            return os.pread(fd, restart.CALL_SIZE, thread.regs.rip - restart.CALL_SIZE)
+            return os.pread(fd, CALL_SIZE, thread.regs.rip - CALL_SIZE)
         except OSError:
             return b""
         finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckpt.arch.x86_64 import restart
+from ckpt.arch.x86_64.decode import CALL_SIZE
 from ckpt.debug.text import escape, escape_bytes
 from ckpt.objects.task import ThreadRecord
 
@@ -54,7 +55,7 @@ def describe_thread(record: ThreadRecord, space: AddressSpace) -> ThreadCall:
         space.read(rip - restart.CODE_SIZE, restart.CODE_SIZE) if rip > restart.CODE_SIZE else b""
     )
     if len(code) < restart.CODE_SIZE:
-        code = space.read(rip - restart.CALL_SIZE, restart.CALL_SIZE) if rip > 1 else b""
+        code = space.read(rip - CALL_SIZE, CALL_SIZE) if rip > 1 else b""
     strategy = restart.Strategy(call.kind, call.name, call.nr, call.entry, call.reason)
     remaining_ns = call.rearm.remaining_ns if call.rearm is not None else call.remaining_ns
     return ThreadCall(

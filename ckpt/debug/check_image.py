@@ -30,9 +30,9 @@ def verify_image(path: str, progress: Progress | None = None) -> Iterator[Findin
         return
     with image:
         damaged = False
-        for error in image.find_bad_pages(progress):
+        for fault in image.find_bad_pages(progress):
             damaged = True
-            yield _finding(path, error)
+            yield _finding(path, fault)
         records = Records(image.records)
         for finding in check_records(records, image.pages):
             damaged = True
