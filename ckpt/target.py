@@ -10,20 +10,24 @@ import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
-from ckpt.errors import CaptureError, HostError, RefusedError
-from ckpt.freeze import is_zombie, list_tids
+from ckpt.errors import CaptureError, Finding, HostError, RefusedError
+from ckpt.freeze import is_zombie, list_tids, read_state
 from ckpt.host.status import parse_fields
 from ckpt.objects import modules
 from ckpt.objects.base import Identities, Options, Process
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
-    from ckpt.errors import Finding
     from ckpt.host.kernel_view import Observer
 
 _PF_KTHREAD: Final = 0x200000
 _ELFCLASS32: Final = 1
+_TASK_UNINTERRUPTIBLE: Final = 2
+"""`include/linux/sched.h`; state D"""
+_SYS_CLONE, _SYS_VFORK, _SYS_CLONE3 = 56, 58, 435
+_CLONE_VFORK: Final = 0x4000
+"""`include/uapi/linux/sched.h`"""
 EPOLL: Final = "eventpoll_fops"
 
 
@@ -122,11 +126,38 @@ def open_observer(process: Process) -> Iterator[Observer | None]:
 
 def survey(process: Process) -> list[Finding]:
     """Let every object module look at the running process."""
-    found: list[Finding] = []
+    found = list(_find_vforks(process))
     for module in modules():
         if hasattr(module, "survey"):
             found += module.survey(process)
     return found
+
+
+def _find_vforks(process: Process) -> Iterator[Finding]:
+    """Find threads that no stop reaches, because they wait for a child of vfork."""
+    for tid in process.tids:
+        view = process.before_views.get(tid)
+        if view is not None and not view.state & _TASK_UNINTERRUPTIBLE:
+            continue
+        try:
+            call = process.read("syscall", tid).split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if is_vfork(call) and read_state(process.tgid, tid).startswith("D"):
+            children = process.read("children", tid).split()
+            names = ", ".join(f"{int(pid)} ({_comm(int(pid))})" for pid in children)
+            yield Finding(
+                f"tid {tid}",
+                f"waits in vfork until its child {names} executes a program or ends",
+                "wait for that, or end the child",
+            )
+
+
+def is_vfork(call: Sequence[bytes]) -> bool:
+    """Tell whether a line of /proc/TID/syscall, in words, is a call that may wait for a child."""
+    if call[0] == str(_SYS_CLONE).encode():
+        return bool(int(call[1], 16) & _CLONE_VFORK)
+    return call[0] in (str(_SYS_VFORK).encode(), str(_SYS_CLONE3).encode())
 
 
 def observe_running(process: Process, observer: Observer | None) -> None:
