@@ -33,6 +33,9 @@ SYS_ARCH_PRCTL: Final = 158
 # `include/uapi/linux/prctl.h`, `arch/x86/include/uapi/asm/prctl.h`, 6.18.
 PR_GET_SECUREBITS: Final = 27
 PR_GET_TIMERSLACK: Final = 30
+PR_SET_THP_DISABLE: Final = 41
+PR_GET_THP_DISABLE: Final = 42
+PR_THP_DISABLE_EXCEPT_ADVISED: Final = 1 << 1
 PR_TIMER_CREATE_RESTORE_IDS: Final = 77
 PR_TIMER_CREATE_RESTORE_IDS_GET: Final = 2
 ARCH_SET_CPUID: Final = 0x1012
@@ -62,6 +65,7 @@ def probe_quick_features() -> dict[str, bool]:
         "time_namespace": os.path.exists("/proc/self/ns/time"),
         "cpuid_faulting": _has_cpuid_faulting(),
         "timer_restore_ids": _has_timer_restore_ids(),
+        "thp_except_advised": has_thp_except_advised(),
     }
 
 
@@ -135,6 +139,19 @@ def _has_timer_restore_ids() -> bool:
         if error.errno == errno.EINVAL:
             return False
         raise
+    return True
+
+
+def has_thp_except_advised() -> bool:
+    """Try PR_SET_THP_DISABLE with its flag on ourselves, and take it back."""
+    already = syscall(SYS_PRCTL, PR_GET_THP_DISABLE, 0, 0, 0, 0)
+    try:
+        syscall(SYS_PRCTL, PR_SET_THP_DISABLE, 1, PR_THP_DISABLE_EXCEPT_ADVISED, 0, 0)
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            return False
+        raise
+    syscall(SYS_PRCTL, PR_SET_THP_DISABLE, already & 1, already & ~1, 0, 0)
     return True
 
 

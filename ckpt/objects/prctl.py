@@ -37,11 +37,14 @@ SYS_PRCTL: Final = 157
 PR_SET_DUMPABLE: Final = 4
 PR_SET_CHILD_SUBREAPER: Final = 36
 PR_SET_THP_DISABLE: Final = 41
+PR_THP_DISABLE_EXCEPT_ADVISED: Final = 1 << 1
 PR_SET_MDWE: Final = 65
 PR_MDWE_REFUSE_EXEC_GAIN: Final = 1
 PR_MDWE_NO_INHERIT: Final = 2
 PR_SET_MEMORY_MERGE: Final = 67
 
+MMF_DISABLE_THP_EXCEPT_ADVISED: Final = 1 << 23
+"""`include/linux/mm_types.h`, 6.18."""
 CAP_SYS_RESOURCE: Final = 24
 SUID_DUMP_ROOT: Final = 2
 
@@ -55,6 +58,8 @@ class AttributesRecord(Record, frozen=True, tag="attributes"):
     dumpable: U32 | None
     is_subreaper: bool | None
     thp_disabled: bool | None
+    thp_except_advised: bool
+    """Huge pages are disabled, but not where madvise asked for them."""
     mdwe: U32 | None
     """PR_MDWE_* bits."""
     merges_memory: bool
@@ -108,6 +113,7 @@ def finish(raw: Raw, process: Process) -> Iterable[AttributesRecord]:
         dumpable=mm.dumpable if mm else None,
         is_subreaper=view.is_child_subreaper if view else None,
         thp_disabled=mm.thp_disabled if mm and mm.thp_disabled is not None else disabled,
+        thp_except_advised=_is_except_advised(mm),
         mdwe=_mdwe(mm),
         merges_memory=raw.merges_memory,
         coredump_filter=raw.coredump_filter,
@@ -115,6 +121,15 @@ def finish(raw: Raw, process: Process) -> Iterable[AttributesRecord]:
     )
     _warn_of_gaps(process, record)
     return (record,)
+
+
+def _is_except_advised(mm: MmView | None) -> bool:
+    """Read a bit that older kernels used for something else (MMF_HUGE_ZERO_PAGE)."""
+    if mm is None or mm.flags is None or not mm.flags & MMF_DISABLE_THP_EXCEPT_ADVISED:
+        return False
+    from ckpt.host.probe import has_thp_except_advised
+
+    return has_thp_except_advised()
 
 
 def _mdwe(mm: MmView | None) -> int | None:
@@ -175,6 +190,8 @@ def _plan_early(record: AttributesRecord, process: ProcessRecord, build: Builder
         calls.append(Call(SYS_PRCTL, (PR_SET_CHILD_SUBREAPER, 1)))
     if record.thp_disabled:
         calls.append(Call(SYS_PRCTL, (PR_SET_THP_DISABLE, 1)))
+    elif record.thp_except_advised:
+        calls += _except_advised_calls(record, build)
     if record.merges_memory:
         calls.append(Call(SYS_PRCTL, (PR_SET_MEMORY_MERGE, 1)))
     given = (Token("attributes", record.tgid),)
@@ -191,6 +208,14 @@ def _plan_early(record: AttributesRecord, process: ProcessRecord, build: Builder
         build.host_step(action, "core dump filter", needs=(born(tid),), provides=given)
     if record.oom_score_adj != inherited.oom_score_adj:
         _plan_oom(record, tid, build)
+
+
+def _except_advised_calls(record: AttributesRecord, build: Builder) -> list[Call]:
+    if not build.host.features.get("thp_except_advised", True):
+        what = "huge pages will not be limited to advised areas: this kernel cannot"
+        build.warn(f"process {record.tgid}", what)
+        return []
+    return [Call(SYS_PRCTL, (PR_SET_THP_DISABLE, 1, PR_THP_DISABLE_EXCEPT_ADVISED))]
 
 
 def _plan_oom(record: AttributesRecord, tid: int, build: Builder) -> None:

@@ -147,6 +147,7 @@ def test_attributes() -> None:
         dumpable=0,
         is_subreaper=True,
         thp_disabled=True,
+        thp_except_advised=False,
         mdwe=1,
         merges_memory=True,
         coredump_filter=0x33,

@@ -28,6 +28,7 @@ def attributes(**changed: object) -> AttributesRecord:
         "dumpable": 1,
         "is_subreaper": False,
         "thp_disabled": False,
+        "thp_except_advised": False,
         "mdwe": 0,
         "merges_memory": False,
         "coredump_filter": 0x33,
@@ -64,6 +65,17 @@ def test_mdwe_waits_for_memory() -> None:
     assert memory_filled(100) in step.after
     early = only(build.steps, "process attributes")
     assert early.calls[0].args == (prctl.PR_SET_CHILD_SUBREAPER, 1)
+
+
+def test_huge_pages_where_advised() -> None:
+    record = attributes(thp_except_advised=True)
+    build = plan_of(prctl, process_record(100), record)
+    assert only(build.steps, "process attributes").calls[0].args == (41, 1, 2)
+    host = host_facts()
+    older = type(host)(inherited=host.inherited, features={"thp_except_advised": False})
+    build = plan_of(prctl, process_record(100), record, host=older)
+    assert len(build.steps) == 1
+    assert "huge pages" in warnings(build)[0]
 
 
 def test_dumpable_two_is_a_warning() -> None:
