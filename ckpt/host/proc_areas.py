@@ -52,11 +52,7 @@ def read_smaps(tgid: int, tid: int) -> tuple[bytes, bytes]:
     folder = f"/proc/{tgid}/task/{tid}/"
     with open(folder + "smaps", "rb") as smaps:
         text = smaps.read()
-    try:
-        with open(folder + "numa_maps", "rb") as numa:
-            return text, numa.read()
-    except FileNotFoundError:
-        return text, read_optional(folder + "numa_maps")
+    return text, read_optional(folder + "numa_maps")
 
 
 def parse_areas(

@@ -144,7 +144,7 @@ class FileReader:
             os.close(folder)
 
     def _look(self, name: str, folder: int) -> Found:
-        info, has_locks = parse_fdinfo(read_small(f"{self._folder}fdinfo/{name}"))
+        info, has_locks = parse_fdinfo(read_fdinfo(f"{self._folder}fdinfo/{name}"))
         status = os.stat(name, dir_fd=folder)
         magic = self._read_magic(status.st_dev, name)
         link = os.readlink(name, dir_fd=folder) if magic == _ANON_INODE_FS_MAGIC else ""
@@ -210,6 +210,15 @@ class FileReader:
             os.close(copy)
 
 
+def read_fdinfo(path: str) -> bytes:
+    """Return the head of an fdinfo file, all of it unless an epoll instance watches many files.
+
+    Raises:
+        FileNotFoundError: the descriptor is closed.
+    """
+    return read_small(path)
+
+
 def parse_fdinfo(text: bytes) -> tuple[dict[bytes, bytes], bool]:
     """Return the first line of each name, and whether there are locks."""
     found: dict[bytes, bytes] = {}
@@ -248,7 +257,7 @@ def _build_view(
         f_op=infer_operations(status.st_mode, flags, anon_name),
         f_count=None,
         f_mode=None,
-        f_flags=flags,
+        f_flags=flags & ~os.O_CLOEXEC,
         f_pos=int(found.info[b"pos"]),
         ino=status.st_ino,
         dev=mount.dev if mount else status.st_dev,

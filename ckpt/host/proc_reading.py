@@ -125,9 +125,7 @@ class Reading:
         if duration_ns is None:
             return None
         began_ns = timers.began_ns(sleep)
-        return (
-            None if began_ns is None else timers.find_timer(timeout.clock, began_ns + duration_ns)
-        )
+        return None if began_ns is None else timers.find_timer(timeout, began_ns + duration_ns)
 
     def ask(self, stops: Sequence[int], looks: Mapping[int, Look]) -> None:
         """Read the registers of stopped threads, then let each answer its questions."""
@@ -209,7 +207,8 @@ class Reading:
         if wait.timeout.absolute:
             return value_ns - self._clock_shift_ns(clock)
         if look is not None and look.timer is not None and self._is_same(tid, wait, look):
-            return look.timer.expires_ns
+            # A sleep's restart_block has the time with its slack, the others without.
+            return look.timer.latest_ns if wait.is_sleep else look.timer.expires_ns
         return time.monotonic_ns() + clock_offset_ns(clock) + value_ns
 
     def _is_same(self, tid: int, wait: Wait, look: Look) -> bool:

@@ -136,9 +136,13 @@ def read_task(tgid: int, tid: int) -> TaskText:
 
 
 def read_optional(path: str) -> bytes:
-    """Return a file's content; b"" where the kernel has no such file or keeps it to itself."""
+    """Return a file's content; b"" where the kernel has no such file or keeps it to itself.
+
+    Long files of /proc come a page a read.
+    """
     try:
-        return read_small(path)
+        with open(path, "rb") as file:
+            return file.read()
     except (FileNotFoundError, PermissionError, ProcessLookupError):
         return b""
 

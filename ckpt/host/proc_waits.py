@@ -52,6 +52,7 @@ _ALARM_TYPES: Final = {8: 0, 9: 1}
 """CLOCK_*_ALARM to enum alarmtimer_type, include/linux/alarmtimer.h."""
 
 # kernel/futex/futex.h, 6.18
+_FLAGS_SIZE_32: Final = 0x02
 _FLAGS_SHARED: Final = 0x10
 _FLAGS_CLOCKRT: Final = 0x20
 _FLAGS_HAS_TIMEOUT: Final = 0x40
@@ -60,6 +61,7 @@ _FUTEX_WAIT_BITSET: Final = 9
 _FUTEX_PRIVATE: Final = 128
 _FUTEX_CLOCK_REALTIME: Final = 256
 _MATCH_ANY: Final = 0xFFFF_FFFF
+_SLEEPS: Final = frozenset(("nanosleep", "clock_nanosleep"))
 _INFINITE: Final = 0x8000_0000
 
 
@@ -72,6 +74,13 @@ class Wait(NamedTuple):
     ip: int
     entry: CallEntry
     timeout: Timeout
+    name: str
+    """"" when it was made by no call instruction that can be read."""
+
+    @property
+    def is_sleep(self) -> bool:
+        """Tell whether it is nanosleep or clock_nanosleep, of any entry."""
+        return self.name.removesuffix("_time64") in _SLEEPS
 
 
 class Sleep(NamedTuple):
@@ -98,7 +107,8 @@ def build_wait(nr: int, args: tuple[int, ...], sp: int, ip: int, memory_fd: int)
     """Name the entry by the instruction before `ip`, and find the call's timeout."""
     entry = find_call(peek(memory_fd, ip - CALL_SIZE, CALL_SIZE))
     name = "" if entry is CallEntry.NONE else syscall_name(nr, i386=entry is CallEntry.INT80)
-    return Wait(nr, args, sp, ip, entry, find_timeout(name, args, entry) if name else Timeout())
+    timeout = find_timeout(name, args, entry) if name else Timeout()
+    return Wait(nr, args, sp, ip, entry, timeout, name)
 
 
 def peek(memory_fd: int, address: int, size: int) -> bytes:
@@ -147,11 +157,16 @@ class Timers:
         offset = self._offsets[sleep.cpu]
         return None if offset is None else sleep.exec_start_ns + offset
 
-    def find_timer(self, clockid: int, estimate_ns: int) -> BlockedTimer:
-        """Return the sleeper next to `estimate_ns` (CLOCK_MONOTONIC), or the estimate itself."""
+    def find_timer(self, timeout: Timeout, estimate_ns: int) -> BlockedTimer:
+        """Return the sleeper next to `estimate_ns` (CLOCK_MONOTONIC), or the estimate itself.
+
+        Timeouts of sockets are counted in ticks and are in no list.
+        """
+        clockid, shift = timeout.clock, clock_offset_ns(timeout.clock)
+        if timeout.where in _OPTIONS:
+            return BlockedTimer("estimate", clockid, estimate_ns + shift, estimate_ns + shift)
         if self._expiries is None:
             self._expiries = read_sleepers()
-        shift = clock_offset_ns(clockid)
         at = bisect.bisect_left(self._expiries, (estimate_ns - _LATEST_NS, 0))
         near = []
         while at < len(self._expiries) and self._expiries[at][0] <= estimate_ns + _EARLIEST_NS:
@@ -231,7 +246,7 @@ def build_restart(wait: Wait, value_ns: int | None, expires_ns: int | None) -> R
     `value_ns` is what its timeout said, `expires_ns` when it ends on its clock (host). None: it
     sleeps on a CPU clock, or is restart_syscall: then nobody shows what it sleeps for.
     """
-    name = syscall_name(wait.nr, i386=wait.entry is CallEntry.INT80).removesuffix("_time64")
+    name = wait.name.removesuffix("_time64")
     if name == "poll":
         finite = not wait.args[2] & _INFINITE
         if finite and expires_ns is None:
@@ -240,7 +255,7 @@ def build_restart(wait: Wait, value_ns: int | None, expires_ns: int | None) -> R
         return PollRestart("do_restart_poll", wait.args[0], wait.args[1] & 0xFFFF_FFFF, ends)
     if expires_ns is None or value_ns is None or wait.timeout.clock not in CLOCKS:
         return None
-    if name in ("nanosleep", "clock_nanosleep"):
+    if wait.is_sleep:
         return _build_sleep(name, wait, expires_ns)
     return _build_futex(wait, expires_ns) if name == "futex" else None
 
@@ -257,7 +272,7 @@ def _build_sleep(name: str, wait: Wait, expires_ns: int) -> NanosleepRestart:
 
 def _build_futex(wait: Wait, expires_ns: int) -> FutexRestart:
     op = wait.args[1]
-    flags = _FLAGS_HAS_TIMEOUT
+    flags = _FLAGS_SIZE_32 | _FLAGS_HAS_TIMEOUT
     flags |= 0 if op & _FUTEX_PRIVATE else _FLAGS_SHARED
     flags |= _FLAGS_CLOCKRT if op & _FUTEX_CLOCK_REALTIME else 0
     has_bitset = op & ~(_FUTEX_PRIVATE | _FUTEX_CLOCK_REALTIME) == _FUTEX_WAIT_BITSET
