@@ -15,7 +15,7 @@ from ckpt.host.watch import Watch
 from ckpt.image.header import Clocks, Header
 from ckpt.image.writer import ImageWriter
 from ckpt.objects import modules
-from ckpt.objects.base import Options, Process, raise_blockers
+from ckpt.objects.base import Identities, Options, Process, raise_blockers
 from ckpt.objects.timens import clocks_ahead
 
 if TYPE_CHECKING:
@@ -68,7 +68,13 @@ def snapshot(
                 watch.step(f"survey of {len(process.tids)} threads")
                 target.observe_running(process, observer)
                 raise_blockers(target.survey(process), f"process {pid} cannot be snapshotted")
-                with _open_writer(pid, output, options) as writer:
+                # Objrefs are given in the order of the capture alone, so that a second capture of
+                # the same process (`restore --verify`) gives the same ones.
+                process.identities = Identities()
+                with (
+                    _open_writer(pid, output, options) as writer,
+                    target.watch_tasks(process, observer),
+                ):
                     return _take(process, observer, writer, watch, started)
         finally:
             os.close(process.pidfd)

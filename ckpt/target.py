@@ -10,16 +10,16 @@ import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
-from ckpt.errors import CaptureError, Finding, HostError, RefusedError
+from ckpt.errors import CaptureError, Finding, HostError
 from ckpt.freeze import is_zombie, list_tids, read_state
 from ckpt.host.status import parse_fields
 from ckpt.objects import modules
-from ckpt.objects.base import Identities, Options, Process
+from ckpt.objects.base import Identities, Options, Process, raise_blockers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from ckpt.host.kernel_view import Observer
+    from ckpt.host.kernel_view import Observer, TaskWatch
 
 _PF_KTHREAD: Final = 0x200000
 _ELFCLASS32: Final = 1
@@ -124,6 +124,20 @@ def open_observer(process: Process) -> Iterator[Observer | None]:
             process.observer = None
 
 
+@contextmanager
+def watch_tasks(process: Process, observer: Observer | None) -> Iterator[None]:
+    """Record forks, execs and exits of the target while it is being stopped."""
+    if observer is None or observer.source != "bpf":
+        yield
+        return
+    with observer.watch_tasks(process.tgid) as events:
+        process.task_events = events
+        try:
+            yield
+        finally:
+            process.task_events = None
+
+
 def survey(process: Process) -> list[Finding]:
     """Let every object module look at the running process."""
     found = list(_find_vforks(process))
@@ -188,13 +202,30 @@ def observe_frozen(process: Process, observer: Observer | None) -> None:
 
 
 def check_complete(process: Process) -> None:
-    """Compare who is stopped with who the kernel says there is.
+    """Prove that every thread is stopped: by the kernel's list, and by what happened meanwhile.
 
     Raises:
-        RefusedError: a thread is missing.
+        RefusedError: a thread is missing, or a child was made while we were stopping the process.
     """
     living = {tid for tid, view in process.thread_views.items() if not view.exit_state}
     missed = living - set(process.stops)
-    if missed and process.thread_views:
-        process.refuse(f"process {process.tgid}", f"threads {sorted(missed)} were not stopped")
-        raise RefusedError("the process changed while it was being stopped", process.findings)
+    if process.task_events is not None:
+        missed |= _find_missed(process, process.task_events)
+    for tid in sorted(missed):
+        process.refuse(f"tid {tid}", "came while the process was being stopped", "try again")
+    raise_blockers(process.findings, "the process changed while it was being stopped")
+
+
+def _find_missed(process: Process, events: TaskWatch) -> set[int]:
+    """Return the tasks that were made while we watched, live still and are not stopped."""
+    made: set[int] = set()
+    for event in events.drain():
+        if event.kind == "fork":
+            made.add(event.other_tid)
+        elif event.kind == "exit":
+            made.discard(event.tid)
+    if events.lost:
+        process.refuse(
+            f"process {process.tgid}", f"{events.lost} events of its tasks were lost", "try again"
+        )
+    return made - set(process.stops)

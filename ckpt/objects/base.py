@@ -28,7 +28,15 @@ from ckpt.objects.steps import Action, Call, Executor, Step, Token
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from ckpt.host.kernel_view import FileView, MmView, Observer, ProcessView, ThreadView, VmaView
+    from ckpt.host.kernel_view import (
+        FileView,
+        MmView,
+        Observer,
+        ProcessView,
+        TaskWatch,
+        ThreadView,
+        VmaView,
+    )
     from ckpt.objects.maps_text import MapsLine
 
 Objref = NewType("Objref", int)
@@ -133,6 +141,8 @@ class Process:
         self.findings: list[Finding] = []
         self.observer: Observer | None = None
         """Where the views come from; None: no source is open."""
+        self.task_events: TaskWatch | None = None
+        """Forks, execs and exits since just before the freeze; None without BPF."""
         self.sink: PageSink | None = None
         # Views: None when that source was not available.
         self.thread_views: dict[int, ThreadView] = {}

@@ -105,7 +105,8 @@ def _rearm_facts(process: Process, view: ThreadView, stop: Any) -> RearmFacts | 
     now = process.frozen_ns
     match type(block).__name__:
         case "NanosleepRestart":
-            left = block.expires_ns - process.clock_ns(block.clockid, now)
+            clock = rearm.find_clock(block.fn, block.clockid)
+            left = block.expires_ns - process.clock_ns(clock, now)
             return RearmFacts(
                 fn=block.fn,
                 remaining_ns=max(left, 0),
