@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 SYS_PRLIMIT64: Final = 302
 CAP_SYS_RESOURCE: Final = 24
+RLIMIT_CPU: Final = 0
 
 NAMES: Final = (
     "CPU",
@@ -148,6 +149,9 @@ def plan(records: Records, build: Builder) -> None:
 def _calls(record: LimitsRecord, build: Builder) -> Iterator[Call]:
     own = build.host.inherited.limits
     may_raise = build.host.has_capability(CAP_SYS_RESOURCE)
+    if record.limits[RLIMIT_CPU][0] != RLIM_INFINITY:
+        what = "RLIMIT_CPU counts CPU time from zero again: what was used before is forgotten"
+        build.warn(f"process {record.tgid}", what)
     for number, (soft, hard) in enumerate(record.limits):
         here = own[number] if number < len(own) else None
         if here is not None and hard > here[1] and not may_raise:

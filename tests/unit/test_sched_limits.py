@@ -103,6 +103,7 @@ def test_our_own_scheduling_reads() -> None:
 
 def limits_of(**changed: tuple[int, int]) -> LimitsRecord:
     values = [(10, 20)] * 16
+    values[0] = (RLIM_INFINITY, RLIM_INFINITY)
     for name, value in changed.items():
         values[limits.NAMES.index(name)] = value
     return LimitsRecord(tgid=100, limits=values)
@@ -121,12 +122,19 @@ def test_limits_come_after_what_they_could_hinder() -> None:
 
 def test_a_hard_limit_above_ours_is_lowered_with_a_warning() -> None:
     weak = type(ROOT)(permitted=0, effective=0)
-    host = host_facts(credentials=weak, limits=((10, 20),) * 16)
+    host = host_facts(credentials=weak, limits=((RLIM_INFINITY, RLIM_INFINITY), *((10, 20),) * 15))
     build = plan_of(limits, process_record(100), limits_of(NOFILE=(30, 40)), host=host)
     blob = build.steps[0].calls[7].args[2]
     assert isinstance(blob, Blob)
     assert struct.unpack("<QQ", blob.content) == (20, 20)
     assert "RLIMIT_NOFILE: hard limit 40 cannot be had, 20 instead" in warnings(build)[0]
+
+
+def test_cpu_time_that_starts_anew_is_told() -> None:
+    quiet = plan_of(limits, process_record(100), limits_of())
+    assert warnings(quiet) == []
+    told = plan_of(limits, process_record(100), limits_of(CPU=(5, 10)))
+    assert "from zero again" in warnings(told)[0]
 
 
 def test_proc_limits_are_read_by_name() -> None:
