@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 from ckpt.errors import Finding, RestoreError
 from ckpt.objects.file_kinds.common import (
-    O_PATH,
     FileRecord,
     OpenFile,
     Opening,
@@ -87,9 +86,9 @@ class OpenPath:
         self.record = record
 
     def perform(self, restorer: Restorer) -> None:
-        """Open without following a link at the end: the record names the thing itself."""
+        """Open with the recorded flags: the path names the thing itself, link or not."""
         record = self.record
-        fd = os.open(record.path, record.flags | O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = os.open(record.path, record.flags | os.O_CLOEXEC)
         now = os.fstat(fd)
         if stat.S_IFMT(now.st_mode) != stat.S_IFMT(record.mode):
             os.close(fd)

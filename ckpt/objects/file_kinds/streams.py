@@ -20,6 +20,9 @@ _TTYAUX_MAJOR: Final = 5
 def split_streams(table: Table) -> Table:
     """Return the table with descriptors 0, 1, 2 that lead outside as files of their own."""
     external = external_refs(table)
+    if not external:
+        return table
+    ids = {file.view.file for file in table.files if file.ref in external}
     files: list[OpenFile] = []
     for file in table.files:
         if file.ref not in external or not any(fd in STREAMS for fd in file.fds):
@@ -32,7 +35,7 @@ def split_streams(table: Table) -> Table:
         if rest:
             files.append(_part(file, rest, OpenFile(file.ref, file.view)))
     split = Table(table.process, files, table.folder_fd)
-    split.kept["external"] = {file.ref for file in files if file.view.file in _ids(table, external)}
+    split.kept["external"] = {file.ref for file in files if file.view.file in ids}
     return split
 
 
@@ -79,10 +82,6 @@ def is_terminal(file: OpenFile) -> bool:
 def inode_of(file: OpenFile) -> tuple[int, int]:
     """Return the kernel's own (s_dev, i_ino)."""
     return file.view.dev, file.view.ino
-
-
-def _ids(table: Table, refs: set[int]) -> set[int]:
-    return {file.view.file for file in table.files if file.ref in refs}
 
 
 def _part(whole: OpenFile, fds: list[int], part: OpenFile) -> OpenFile:
