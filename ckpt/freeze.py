@@ -18,7 +18,7 @@ import signal
 import time
 from typing import TYPE_CHECKING, Final
 
-from ckpt import reissue
+from ckpt import reissue, sleepers
 from ckpt.arch.x86_64 import restart
 from ckpt.arch.x86_64.decode import CALL_SIZE
 from ckpt.arch.x86_64.regs import NT_PRSTATUS, REGS_SIZE, X86Regs, encode_regs, parse_regs, signed
@@ -178,6 +178,10 @@ class Frozen:
         """Read the registers, and rewind a call that our stop ended with -EINTR."""
         regs = parse_regs(ptrace.get_regset(thread.tid, NT_PRSTATUS, REGS_SIZE))
         thread.regs = regs
+        remainder = self.process.remainders.get(thread.tid)
+        if remainder is not None and signed(regs.rax) == -restart.ERESTART_RESTARTBLOCK:
+            with open(self.process.path("mem", thread.tid), "r+b", buffering=0) as memory:
+                sleepers.put_back(memory.fileno(), remainder, regs.orig_rax, regs.rsp)
         if signed(regs.rax) not in _MAY_BE_LOST or signed(regs.orig_rax) < 0:
             return
         thread.handled_signal |= has_handled_signal(self.process.tgid, thread.tid)

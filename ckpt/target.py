@@ -15,6 +15,7 @@ from ckpt.freeze import is_zombie, list_tids, read_state
 from ckpt.host.status import parse_fields
 from ckpt.objects import modules
 from ckpt.objects.base import Identities, Options, Process, raise_blockers
+from ckpt.sleepers import read_remainders
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -179,6 +180,7 @@ def observe_running(process: Process, observer: Observer | None) -> None:
     if observer is not None:
         view = observer.observe_threads(process.tgid)
         process.before_views = view.threads
+        process.remainders = read_remainders(process.tgid, view.threads.values())
         process.thread_views = view.threads
         process.process_view = view.process
         process.mm_view = view.mm

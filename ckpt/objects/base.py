@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         VmaView,
     )
     from ckpt.objects.maps_text import MapsLine
+    from ckpt.sleepers import Remainder
 
 Objref = NewType("Objref", int)
 """Names one kernel object of the image; 0 is none."""
@@ -153,6 +154,8 @@ class Process:
         """By `FileView.file` of an epoll instance: (number, file) of the items it has to report."""
         self.before_views: dict[int, ThreadView] = {}
         """Thread views from just before the freeze: deadlines of blocked calls."""
+        self.remainders: dict[int, Remainder] = {}
+        """What stood where sleeping threads' calls would store the remaining time."""
         self.frozen_ns = 0
         """CLOCK_MONOTONIC of ours when the last thread had stopped."""
         self.clock_offsets_ns: dict[int, int] = {}
@@ -193,7 +196,7 @@ class Process:
         if before is None or before.blocked_timer is None:
             return None
         stop = self.stops.get(tid)
-        if stop is None or not _is_same_call(before, stop):
+        if stop is None or not _is_same_call(before, self.thread_views.get(tid), stop):
             return None
         offset = self.clock_offsets_ns.get(before.blocked_timer.clockid, 0)
         return before.blocked_timer.expires_ns - offset
@@ -217,7 +220,14 @@ class Process:
         self.findings.append(Finding(where, what, hint, blocker=False))
 
 
-def _is_same_call(before: ThreadView, stop: StoppedThread) -> bool:
+def _is_same_call(before: ThreadView, now: ThreadView | None, stop: StoppedThread) -> bool:
+    """Tell whether a thread did not wake up between the look and the stop.
+
+    The stop itself is one switch; a thread that woke and waits again has switched once more, and
+    its new wait has just begun: its full timeout is then as good.
+    """
+    if now is not None and now is not before and now.nvcsw - before.nvcsw > 1:
+        return False
     regs = before.regs
     return regs is not None and (regs.orig_ax, regs.ip, regs.sp) == (
         stop.regs.orig_rax,
