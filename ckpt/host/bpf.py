@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from ckpt.errors import CaptureError, HostError
@@ -144,7 +144,9 @@ class BpfObserver:
 
     def read_areas(self, tid: int) -> RawAreaList:
         """Read the areas of the living thread ``tid``."""
-        return RawAreaList(self, self._read("areas", "task_vma", tid=tid))
+        _, fd = self._load("areas").programs["task_vma"]
+        parts = list(_until_repeated(self._lib.read_parts(fd, tid=tid)))
+        return RawAreaList(self, b"".join(parts))
 
     def observe_threads(self, tgid: int) -> KernelView:
         """``read_threads(tgid).decode()``."""
@@ -236,6 +238,21 @@ class RawAreaList:
 
         observer = self._observer
         return decode_areas(self._data, observer.symbols, observer.identify, observer.gaps)
+
+
+def _until_repeated(parts: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield the parts of an iteration over areas, whose addresses rise, up to the last new one.
+
+    The kernel's iterator (6.18), limited to one thread, does not notice its end when it falls on a
+    later read: it gives the last areas again, for ever.
+    """
+    last = b""
+    for part in parts:
+        start = part[7::-1]  # big-endian, so that bytes compare like addresses
+        if last and start <= last:
+            return
+        last = start
+        yield part
 
 
 def open_observer(cache: Cache | None = None) -> BpfObserver:

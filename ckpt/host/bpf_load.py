@@ -10,7 +10,7 @@ import contextlib
 import ctypes
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple
 
 from ckpt.errors import HostError
@@ -205,6 +205,10 @@ class Libbpf:
 
     def read_iterator(self, fd: int, *, tgid: int = 0, tid: int = 0) -> bytes:
         """Run an iterator over one process (or one thread) and return everything it wrote."""
+        return b"".join(self.read_parts(fd, tgid=tgid, tid=tid))
+
+    def read_parts(self, fd: int, *, tgid: int = 0, tid: int = 0) -> Iterator[bytes]:
+        """Run an iterator and yield what it writes, up to eight pages at a time."""
         limit = _TaskLimit(tid=tid, pid=tgid)
         options = _LinkOptions(
             sz=ctypes.sizeof(_LinkOptions),
@@ -217,7 +221,7 @@ class Libbpf:
         finally:
             os.close(link)
         try:
-            return _read_all(stream)
+            yield from _read_to_end(stream)
         except OSError as error:
             raise HostError("read failed", where="BPF iterator", errno=error.errno) from error
         finally:
@@ -228,17 +232,16 @@ class Libbpf:
         return Ring(self._lib, fd, on_sample)
 
 
-def _read_all(fd: int) -> bytes:
-    """Read to the end; the kernel gives at most eight pages a call, and EAGAIN when it was busy."""
-    parts: list[bytes] = []
+def _read_to_end(fd: int) -> Iterator[bytes]:
+    """Yield parts until the end; EAGAIN means that the iterator spent its time without result."""
     while True:
         try:
             part = os.read(fd, _READ_BYTES)
         except BlockingIOError:
             continue
         if not part:
-            return b"".join(parts)
-        parts.append(part)
+            return
+        yield part
 
 
 class Ring:

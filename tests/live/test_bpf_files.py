@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import os
 import stat
 from collections.abc import Iterator
@@ -18,6 +20,7 @@ KCMP_FILE = 0
 O_CLOEXEC = 0o2000000
 TABLES = 3
 """Descriptor tables that hold each file: the process's, its forked child's, one thread's own."""
+MANY_AREAS = 1500
 VM_LOCKED = 0x2000
 ANON_INODE_FS_MAGIC = 0x09041934
 F_OPS = {
@@ -198,3 +201,34 @@ def test_areas_are_those_of_proc_maps(observer: BpfObserver, mm: MmView, state: 
         assert not area.has_userfaultfd and not area.has_policy
     stack = next(area for area in areas if area.start <= mm.start_stack < area.end)
     assert stack.has_anon_vma
+
+
+def test_many_areas(observer: BpfObserver) -> None:
+    """More than one read's worth: the kernel's iterator then does not end by itself."""
+    page = mmap.PAGESIZE
+    with mmap.mmap(-1, MANY_AREAS * page, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
+        handle = ctypes.c_char.from_buffer(memory)
+        base = ctypes.addressof(handle)
+        libc = ctypes.CDLL(None, use_errno=True)
+        for n in range(0, MANY_AREAS, 2):
+            assert libc.mprotect(ctypes.c_void_p(base + n * page), page, mmap.PROT_READ) == 0
+        areas = observer.observe_areas(os.getpid())
+        starts = [area.start for area in areas]
+        assert starts == sorted(set(starts))
+        inside = [start for start in starts if base <= start < base + MANY_AREAS * page]
+        assert inside == [base + n * page for n in range(MANY_AREAS)]
+        del handle
+
+
+def test_member_that_the_kernel_lacks_is_none(observer: BpfObserver, state: State) -> None:
+    raw = observer.read_threads(state.pid)
+    gaps = observer.gaps
+    try:
+        observer.gaps = (*gaps, "mm_struct.context.ldt", "signal_struct.is_child_subreaper")
+        view = raw.decode()
+    finally:
+        observer.gaps = gaps
+    assert view.mm is not None and view.process is not None
+    assert (view.mm.ldt, view.process.is_child_subreaper) == (None, None)
+    assert "mm_struct.context.ldt" in view.gaps
+    assert raw.decode().mm != view.mm
