@@ -11,6 +11,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Final
 
 from ckpt.errors import CaptureError, HostError
@@ -25,6 +26,10 @@ from ckpt.host.kernel_view import NO_OBJECT, FileView, KernelId, KernelView, Vma
 
 _CLOCK_MONOTONIC_COARSE: Final = 6
 """include/uapi/linux/time.h; its resolution is the kernel's tick."""
+# include/uapi/linux/capability.h
+_CAP_SYS_ADMIN: Final = 1 << 21
+_CAPS_WANTED: Final = 1 << 34 | 1 << 38 | 1 << 39
+"""CAP_SYSLOG (for /proc/kallsyms), CAP_PERFMON, CAP_BPF."""
 # bpf/timers.h
 _TIMERS_A_PASS: Final = 8
 
@@ -35,6 +40,7 @@ class BpfObserver:
     source = "bpf"
 
     def __init__(self, cache: Cache | None = None) -> None:
+        _check_privileges()
         with cache or Cache() as opened:
             self._bytecode = load_programs(opened)
             self.symbols = load_symbols(opened)
@@ -238,6 +244,17 @@ class RawAreaList:
 
         observer = self._observer
         return decode_areas(self._data, observer.symbols, observer.identify, observer.gaps)
+
+
+def _check_privileges() -> None:
+    """Refuse at once what the kernel would refuse later, and less clearly."""
+    status = Path("/proc/self/status").read_bytes()
+    found = int(status.split(b"CapEff:", 1)[1].split(None, 1)[0], 16)
+    if not found & _CAP_SYS_ADMIN and found & _CAPS_WANTED != _CAPS_WANTED:
+        raise HostError(
+            "no privilege to use BPF",
+            hint="run as root (or with CAP_BPF, CAP_PERFMON and CAP_SYSLOG); or use --no-bpf",
+        )
 
 
 def _until_repeated(parts: Iterator[bytes]) -> Iterator[bytes]:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 SOURCE_DIR: Final = Path(importlib.import_module("ckpt.bpf").__path__[0])
 TIMEOUT_S: Final = 120
+_EXIT_NO_BCC: Final = 3
+_EXIT_HOST_ERROR: Final = 4
 
 _INSTRUCTION: Final = struct.Struct("<BBhi")
 """struct bpf_insn, include/uapi/linux/bpf.h: code, registers, off, imm."""
@@ -53,14 +55,26 @@ def compile_in_child(names: tuple[str, ...]) -> dict[str, Bytecode]:
     except subprocess.TimeoutExpired as error:
         raise HostError(f"no result within {TIMEOUT_S} s", where="BPF compiler") from error
     if done.returncode:
-        words = done.stderr.decode("utf-8", "replace").strip().splitlines() or ["no message"]
-        raise HostError(
-            words[-1],
-            where="BPF compiler",
-            hint="install BCC for /usr/bin/python3 (Debian: apt install python3-bpfcc); "
-            "or use --no-bpf",
-        )
+        raise _child_error(done.returncode, done.stderr.decode("utf-8", "replace").strip())
     return msgspec.msgpack.decode(done.stdout, type=dict[str, Bytecode])
+
+
+def _child_error(status: int, stderr: str) -> HostError:
+    """Make an error of how the child ended."""
+    if status == _EXIT_NO_BCC:
+        return HostError(
+            "not found",
+            where=f"BCC for {sys.executable}",
+            hint="install it for /usr/bin/python3 (Debian: apt install python3-bpfcc) and use a "
+            "virtual environment with system site packages; or use --no-bpf",
+        )
+    if status == _EXIT_HOST_ERROR:
+        what, _, hint = stderr.partition("\n")
+        return HostError(what, where="BPF compiler", hint=hint)
+    # BCC writes what the compiler says first, and then a traceback that says nothing.
+    said, _, _ = stderr.partition("Traceback")
+    words = [line for line in said.splitlines() if line.strip()][:3] or stderr.splitlines()[-1:]
+    return HostError(" | ".join(words) or f"ended with {status}", where="BPF compiler")
 
 
 def read_source(name: str) -> str:
@@ -173,8 +187,8 @@ def find_loads(instructions: bytes) -> Iterator[tuple[int, int, int]]:
         index += 1
 
 
-def main(names: list[str]) -> None:
-    """Compile the named programs and write the result to standard output."""
+def compile_all(names: list[str]) -> dict[str, Bytecode]:
+    """Compile the named programs in this process."""
     from ckpt.host.bpf_headers import write_source_tree
     from ckpt.host.btf import Btf
 
@@ -183,9 +197,23 @@ def main(names: list[str]) -> None:
         root = Path(folder)
         write_source_tree(root)
         os.environ["BCC_KERNEL_SOURCE"] = folder
-        result = {name: compile_program(name, btf, root) for name in names}
+        return {name: compile_program(name, btf, root) for name in names}
+
+
+def main(names: list[str]) -> int:
+    """Compile the named programs, write the result to standard output, return the exit code."""
+    try:
+        importlib.import_module("bcc")
+    except ImportError:
+        return _EXIT_NO_BCC
+    try:
+        result = compile_all(names)
+    except HostError as error:
+        print(error, error.hint, sep="\n", file=sys.stderr)
+        return _EXIT_HOST_ERROR
     sys.stdout.buffer.write(msgspec.msgpack.encode(result))
+    return 0
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))
