@@ -9,6 +9,7 @@ numbers (watch lists, SIGIO owners) follows.
 from __future__ import annotations
 
 import os
+import stat
 from typing import TYPE_CHECKING, NamedTuple
 
 from ckpt.errors import Finding
@@ -16,6 +17,7 @@ from ckpt.host.syscalls import KCMP_FILES, kcmp_same
 from ckpt.objects.base import Plain, Record
 from ckpt.objects.file_kinds import kinds
 from ckpt.objects.file_kinds.common import (
+    O_PATH,
     FileRecord,
     OpenFile,
     Opening,
@@ -26,7 +28,7 @@ from ckpt.objects.file_kinds.common import (
 from ckpt.objects.file_kinds.inode import InodeContent, captured_contents, plan_contents
 from ckpt.objects.file_kinds.owners import plan_owners, survey_owners
 from ckpt.objects.file_kinds.placing import Batch, Target, place_all
-from ckpt.objects.file_kinds.streams import split_streams
+from ckpt.objects.file_kinds.streams import external_refs, split_streams
 from ckpt.objects.passing import SendFds
 from ckpt.objects.steps import (
     Token,
@@ -176,10 +178,24 @@ def _shares_table(process: Process, tid: int) -> bool:
 
 
 def _by_kind(table: Table) -> dict[ModuleType, list[OpenFile]]:
+    known = table.kept.get("kinds")
+    if isinstance(known, dict):
+        return known
     found: dict[ModuleType, list[OpenFile]] = {}
+    alike: dict[tuple[object, ...], ModuleType] = {}
+    external = external_refs(table)
     for file in table.files:
-        kind = next(kind for kind in kinds() if kind.claims(file, table))
+        view = file.view
+        # Ten thousand files are of a few sorts: each sort is looked at once. Sockets are told apart
+        # by their peers.
+        about = (view.f_op, view.anon_name, view.mode, view.dev, view.rdev)
+        flags = (view.f_flags & O_PATH, not view.nlink, file.ref in external)
+        sort = (about, flags, file.ref if stat.S_ISSOCK(view.mode) else 0)
+        kind = alike.get(sort)
+        if kind is None:
+            kind = alike[sort] = next(kind for kind in kinds() if kind.claims(file, table))
         found.setdefault(kind, []).append(file)
+    table.kept["kinds"] = found
     return found
 
 

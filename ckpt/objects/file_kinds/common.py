@@ -39,6 +39,10 @@ SYS_FCNTL: Final = 72
 """`include/uapi/asm-generic/fcntl.h`, `arch/x86/entry/syscalls/syscall_64.tbl`."""
 
 
+UNKNOWN: Final = object()
+"""Not looked for yet."""
+
+
 class Owner(Plain, frozen=True):
     """Who gets SIGIO of a file (struct fown_struct)."""
 
@@ -60,13 +64,15 @@ class FileRecord(Record, frozen=True, kw_only=True):
 class OpenFile:
     """One struct file of the table under observation, and the descriptors that lead to it."""
 
-    __slots__ = ("_link", "fds", "ref", "view")
+    __slots__ = ("_link", "fds", "place", "ref", "view")
 
     def __init__(self, ref: Objref, view: FileView) -> None:
         self.ref = ref
         self.view = view
         """As seen through the lowest descriptor."""
         self.fds: list[int] = [view.fd]
+        self.place: object = UNKNOWN
+        """Where `places.find_place` has found it."""
         self._link: bytes | None = None
 
     @property
@@ -134,6 +140,11 @@ class Table:
         self.folder_fd = folder_fd
         """/proc/PID/task/TID/fd of a living thread, opened as a folder."""
         self.by_fd: dict[int, OpenFile] = {fd: file for file in files for fd in file.fds}
+        self.by_type: dict[int, list[OpenFile]] = {}
+        """S_IFIFO, S_IFSOCK, ... -> files, those opened with O_PATH left out."""
+        for file in files:
+            if not file.view.f_flags & O_PATH:
+                self.by_type.setdefault(stat.S_IFMT(file.view.mode), []).append(file)
         self.kept: dict[str, object] = {}
         """What a kind found out once about the whole table, by a name of its own."""
 
@@ -173,17 +184,16 @@ def complete_pipes(table: Table) -> set[tuple[int, int]]:
     known = table.kept.get("pipes")
     if not isinstance(known, set):
         ends: tuple[set[tuple[int, int]], set[tuple[int, int]]] = (set(), set())
-        for file in table.files:
-            if file.is_pipe and not file.is_path_only:
-                for side, holds in zip(ends, (file.can_read, file.can_write), strict=True):
-                    if holds:
-                        side.add((file.view.dev, file.view.ino))
+        for file in table.by_type.get(stat.S_IFIFO, ()):
+            for side, holds in zip(ends, (file.can_read, file.can_write), strict=True):
+                if holds:
+                    side.add((file.view.dev, file.view.ino))
         known = table.kept["pipes"] = ends[0] & ends[1]
-        known.update(
-            (file.view.dev, file.view.ino)
-            for file in table.files
-            if (file.view.dev, file.view.ino) in ends[0] ^ ends[1] and _is_widowed(file, table)
-        )
+        half = ends[0] ^ ends[1]
+        for file in table.by_type.get(stat.S_IFIFO, ()) if half else ():
+            inode = (file.view.dev, file.view.ino)
+            if inode in half and _is_widowed(file, table):
+                known.add(inode)
     return known
 
 

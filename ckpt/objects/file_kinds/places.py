@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from ckpt.objects.file_kinds.common import UNKNOWN
+
 _DELETED: Final = b" (deleted)"
 _MOST_ENTRIES: Final = 100_000
 """A folder of more is not searched for another name: the target waits meanwhile."""
@@ -32,6 +34,13 @@ def find_place(file: OpenFile, table: Table) -> Place | None:
     That is the name it was opened by, or else another one in the same folder: programs that write
     a file and link or rename it at the end do so there.
     """
+    if file.place is not UNKNOWN:
+        return file.place  # type: ignore[return-value]
+    place = file.place = _find_place(file, table)
+    return place
+
+
+def _find_place(file: OpenFile, table: Table) -> Place | None:
     path = file.link(table)
     if not path.startswith(b"/"):
         return None

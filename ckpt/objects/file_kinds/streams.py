@@ -57,13 +57,11 @@ def _find_external(table: Table) -> set[int]:
     found: set[int] = set()
     sockets = [file for file in streams if file.is_socket]
     found.update(file.ref for file in sockets if not has_peer_inside(file, table))
-    for file in table.files:
-        if file.is_path_only:
-            continue
-        if is_terminal(file):
-            if file.view.rdev in terminals:
-                found.add(file.ref)
-        elif file.is_pipe and inode_of(file) in pipes:
+    for file in table.by_type.get(stat.S_IFCHR, ()) if terminals else ():
+        if is_terminal(file) and file.view.rdev in terminals:
+            found.add(file.ref)
+    for file in table.by_type.get(stat.S_IFIFO, ()) if pipes else ():
+        if inode_of(file) in pipes:
             found.add(file.ref)
     return found
 
