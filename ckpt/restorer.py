@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 _SYS_MUNMAP, _SYS_DUP3, _SYS_CLOSE_RANGE, _SYS_EXIT = 11, 292, 436, 60
 _PAGE = 4096
+_TIMESPEC_BYTES = 16
 _LOWEST = 0x10000
 _HIGHEST = (1 << 47) - (1 << 24)
 _ALL_SIGNALS = (1 << 64) - 1
@@ -75,6 +76,11 @@ class Restorer:
             self._socket.close()
         if self._player is not None:
             self._player.close()
+
+    @property
+    def _tape_player(self) -> Player:
+        assert self._player is not None, "the root task was not started"
+        return self._player
 
     @property
     def tids(self) -> list[int]:
@@ -117,7 +123,7 @@ class Restorer:
             calls.append(Call(_SYS_DUP3, (received, socket_fd, 0), socket_fd))
         calls.append(Call(_SYS_CLOSE_RANGE, (0, socket_fd - 1, 0)))
         calls.append(Call(_SYS_CLOSE_RANGE, (socket_fd + 1, 0xFFFF_FFFF, 0)))
-        region = self._player.region  # type: ignore[union-attr]
+        region = self._tape_player.region
         calls += [
             Call(_SYS_MUNMAP, (line.start, line.end - line.start))
             for line in self.read_maps(self.root_tid)
@@ -170,19 +176,22 @@ class Restorer:
 
     def play(self, tid: int, calls: Iterable[Call], why: str = "restore") -> list[int]:
         """Play calls on a stopped thread at once and return their results."""
-        assert self._player is not None
-        results = self._player.play(tid, list(calls), why)
-        self._traced += self._player.born
-        self._player.born.clear()
+        player = self._tape_player
+        results = player.play(tid, list(calls), why)
+        self._traced += player.born
+        player.born.clear()
         return results
 
-    def rearm(self, tid: int, call: Rearm, remaining_ns: int | None) -> None:
-        """Make `call` with a stop pending; keep its result for the thread's registers."""
-        assert self._player is not None
-        player = self._player
-        args, content = call.fill(player.data, remaining_ns or 0)
+    def rearm(self, tid: int, call: Rearm, time_ns: int, rmtp: int = 0) -> None:
+        """Make `call` with a stop pending; keep its result for the thread's registers.
+
+        The interrupted body stores what remains at `rmtp`: the program's own content comes back.
+        """
+        player = self._tape_player
+        args, content = call.fill(player.data, time_ns)
         if content:
             player.write_memory(player.data, content)
+        stored = player.read_memory(rmtp, _TIMESPEC_BYTES) if rmtp else b""
         int80 = call.entry.value == "int80"
         offset = machine_code.TAPE_INT80 if int80 else machine_code.TAPE_SYSCALL
         names = (
@@ -193,6 +202,8 @@ class Restorer:
         loaded = dict(zip(names, args, strict=True))
         trap.enter_call(tid, player.regs_for(player.region + offset, rax=call.nr, **loaded))
         trap.finish_call_interrupted(tid)
+        if stored:
+            player.write_memory(rmtp, stored)
         after = parse_regs(ptrace.get_regset(tid, ptrace.NT_PRSTATUS, 216))
         self._results[tid] = signed(after.rax)
 
@@ -219,8 +230,7 @@ class Restorer:
         A tape ends in a trap, which unblocks SIGTRAP, no longer ignores it, and would take a fault
         that is queued before itself (`force_sig_info_to_task`, `dequeue_synchronous_signal`).
         """
-        assert self._player is not None
-        player = self._player
+        player = self._tape_player
         ptrace.set_sigmask(tid, _ALL_SIGNALS)
         for call in calls:
             (assembled,) = assemble([call], player.data)
@@ -239,8 +249,7 @@ class Restorer:
 
     def unmap_tape(self, tid: int) -> None:
         """Unmap the tape region by one stepped call of `tid`."""
-        assert self._player is not None
-        player = self._player
+        player = self._tape_player
         address = player.region + machine_code.TAPE_SYSCALL
         regs = player.regs_for(address, rax=_SYS_MUNMAP, rdi=player.region, rsi=REGION_BYTES)
         trap.enter_call(tid, regs)
@@ -251,10 +260,9 @@ class Restorer:
 
     def end_thread(self, tid: int) -> None:
         """Let `tid` exit while other threads of its process stay."""
-        assert self._player is not None
-        address = self._player.region + machine_code.TAPE_SYSCALL
+        address = self._tape_player.region + machine_code.TAPE_SYSCALL
         ptrace.set_regset(
-            tid, ptrace.NT_PRSTATUS, self._player.regs_for(address, rax=_SYS_EXIT, rdi=0)
+            tid, ptrace.NT_PRSTATUS, self._tape_player.regs_for(address, rax=_SYS_EXIT, rdi=0)
         )
         ptrace.resume(tid)
         self._traced.remove(tid)

@@ -11,12 +11,12 @@ from ckpt import target
 from ckpt.debug.sources import list_sources
 from ckpt.errors import CkptError, ImageWriteError
 from ckpt.freeze import Frozen
+from ckpt.host.clocks import clocks_ahead
 from ckpt.host.watch import Watch
 from ckpt.image.header import Clocks, Header
 from ckpt.image.writer import ImageWriter
 from ckpt.objects import modules
 from ckpt.objects.base import Identities, Options, Process, raise_blockers
-from ckpt.objects.timens import clocks_ahead
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -66,8 +66,8 @@ def snapshot(
             watch.step("load BPF programs")
             with target.open_observer(process) as observer:
                 watch.step(f"survey of {len(process.tids)} threads")
-                target.observe_running(process, observer)
-                raise_blockers(target.survey(process), f"process {pid} cannot be snapshotted")
+                found = target.survey(process, observer)
+                raise_blockers(found, f"process {pid} cannot be snapshotted")
                 # Objrefs are given in the order of the capture alone, so that a second capture of
                 # the same process (`restore --verify`) gives the same ones.
                 process.identities = Identities()
@@ -97,7 +97,7 @@ def _take(
     process.sink = writer.pages
     writer.pages.progress = watch.advance
     try:
-        with Frozen(process, options.timeout_s) as frozen:
+        with target.naming_the_end(process), Frozen(process, options.timeout_s) as frozen:
             watch.step("stop every thread")
             frozen.stop()
             watch.step(f"capture, {len(process.stops)} threads are stopped")

@@ -374,8 +374,11 @@ class Restorer(Protocol):
     def find_hole(self, size: int) -> int:
         """Return an address where neither the target nor the task has anything."""
 
-    def rearm(self, tid: int, call: Any, remaining_ns: int | None) -> None:
-        """Make `call` (`ckpt.arch.x86_64.rearm.Rearm`) with a stop pending; keep its result."""
+    def rearm(self, tid: int, call: Any, time_ns: int, rmtp: int = 0) -> None:
+        """Make `call` (`ckpt.arch.x86_64.rearm.Rearm`) with a stop pending; keep its result.
+
+        `time_ns` is what `Rearm.fill` wants; the content at `rmtp` (0: nowhere) is kept.
+        """
 
     def park(self, tid: int, regs: Any) -> None:
         """Load final registers into a thread, in the trap."""

@@ -7,11 +7,13 @@ Owns the record of an interrupted call and the re-arming of a restart_block. The
 from __future__ import annotations
 
 import os
+import time
 from typing import TYPE_CHECKING, Any
 
 from ckpt.arch.x86_64 import rearm, restart
 from ckpt.arch.x86_64.decode import CallEntry
 from ckpt.arch.x86_64.timeouts import NO_TIMEOUT, Timeout, read_args
+from ckpt.host.clocks import clocks_ahead
 from ckpt.objects.base import Plain
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ class RearmFacts(Plain, kw_only=True):
     fn: str
     remaining_ns: int | None = None
     """At the freeze. None: it waits without limit."""
+    deadline_ns: int | None = None
+    """In CLOCK_REALTIME, for a futex wait on that clock: it means the same after any pause."""
     clockid: int = 0
     rmtp: int = 0
     rmtp_type: int = 0
@@ -133,6 +137,7 @@ def _rearm_facts(process: Process, view: ThreadView, stop: Any) -> RearmFacts | 
             return RearmFacts(
                 fn=block.fn,
                 remaining_ns=left_ns,
+                deadline_ns=block.expires_ns if clock == time.CLOCK_REALTIME else None,
                 clockid=clock,
                 address=block.uaddr,
                 count=block.val,
@@ -165,8 +170,12 @@ class Rearm:
         """Enter the call with the time that is left and a stop pending."""
         if self.call.kind is not restart.Kind.REARM or self.call.rearm is None:
             return
+        facts = self.call.rearm
         built = build_rearm(self.call, self.regs)
-        restorer.rearm(self.tid, built, self.call.rearm.remaining_ns)
+        time_ns = facts.remaining_ns or 0
+        if built.absolute:
+            time_ns = facts.deadline_ns or time_ns + _target_now_ns(built.clock, self.tid)
+        restorer.rearm(self.tid, built, time_ns, facts.rmtp if facts.rmtp_type else 0)
 
     def describe(self) -> str:
         """Return one line for `--dry-run`."""
@@ -176,6 +185,11 @@ class Rearm:
         left = call.rearm.remaining_ns
         shown = "no limit" if left is None else f"{left / 1e9:.3f} s left"
         return f"{call.name}: arm {call.rearm.fn}, {shown}"
+
+
+def _target_now_ns(clock: int, tid: int) -> int:
+    """Return what a monotonic clock shows in the time namespace of a task."""
+    return time.clock_gettime_ns(clock) + clocks_ahead(tid)[0]
 
 
 def build_rearm(call: Interrupted, regs: Any) -> rearm.Rearm:

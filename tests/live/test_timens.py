@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from ckpt.objects.timens import clocks_ahead
+from ckpt.host.clocks import clocks_ahead
 from tests.live.harness import PAUSE_S, Build, Case, Mode, Target
 
 
