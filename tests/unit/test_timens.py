@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from ckpt.host import clocks
+from ckpt.host.clocks import parse_offsets
 from ckpt.host.facts import Credentials
 from ckpt.objects import timens
 from ckpt.objects.base import Options
@@ -25,13 +25,13 @@ def record(*, initial: bool = True, offsets: tuple[int, int] = (0, 0)) -> Timens
 
 @pytest.mark.parametrize("offsets", [(0, 0), (1, -1), (-1_310_666_762, 5_000_000_001)])
 def test_offsets_survive_a_round_trip(offsets: tuple[int, int]) -> None:
-    found = clocks.parse_offsets(timens.format_offsets(*offsets).encode())
+    found = parse_offsets(timens.format_offsets(*offsets).encode())
     assert (found["monotonic"], found["boottime"]) == offsets
 
 
 def test_kernel_columns_are_read() -> None:
     raw = b"monotonic          -1 310666762\nboottime            3         0\n"
-    assert clocks.parse_offsets(raw) == {"monotonic": -689_333_238, "boottime": 3_000_000_000}
+    assert parse_offsets(raw) == {"monotonic": -689_333_238, "boottime": 3_000_000_000}
 
 
 def test_clocks_go_on_from_where_they_stood() -> None:
@@ -40,7 +40,7 @@ def test_clocks_go_on_from_where_they_stood() -> None:
     monotonic, boottime = timens.offsets_for(clocks)
     after = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
     with open("/proc/self/timens_offsets", "rb") as file:
-        ours = clocks.parse_offsets(file.read())
+        ours = parse_offsets(file.read())
     # What the machine's clock read in between plus the offset is what was asked for.
     shown = clocks[0] - monotonic + ours["monotonic"]
     assert before <= shown <= after
