@@ -115,6 +115,9 @@ class Frozen:
             if is_zombie(self.process.tgid, tid):
                 return
             tracer = _status_field(self.process.tgid, tid, b"TracerPid").decode()
+            if tracer == str(os.getpid()):
+                # A thread of ours has taken the main thread's number by execve.
+                raise self._executed() from error
             if int(tracer or 0):
                 what, hint = f"is traced by process {tracer}", "end the debugger first"
                 raise FreezeError(what, where=f"tid {tid}", hint=hint) from error
@@ -144,6 +147,10 @@ class Frozen:
             "let that end, or raise --timeout",
         )
 
+    def _executed(self) -> FreezeError:
+        what, hint = "executed another program while it was being stopped", "run the snapshot again"
+        return FreezeError(what, where=self._where(), hint=hint)
+
     def _poll(self, thread: Thread) -> bool:
         """Handle what `thread` reports, if anything; True when it needs no more waiting."""
         try:
@@ -157,11 +164,7 @@ class Frozen:
             del self.threads[thread.tid]
             return True
         if stop.event == ptrace.Event.EXEC:
-            raise FreezeError(
-                "executed another program while it was being stopped",
-                where=self._where(),
-                hint="run the snapshot again",
-            )
+            raise self._executed()
         if not stop.is_trap:
             ptrace.interrupt(thread.tid)
             ptrace.resume(thread.tid, 0 if stop.is_syscall or stop.event else stop.signo)

@@ -7,6 +7,7 @@ message, and leaves no trace in the target.
 from __future__ import annotations
 
 import os
+import select
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
@@ -29,6 +30,9 @@ _TASK_UNINTERRUPTIBLE: Final = 2
 _SYS_CLONE, _SYS_VFORK, _SYS_CLONE3 = 56, 58, 435
 _CLONE_VFORK: Final = 0x4000
 """`include/uapi/linux/sched.h`"""
+GONE: Final = (ProcessLookupError, FileNotFoundError, ChildProcessError)
+"""What looking at a thread that is not there any more raises."""
+_SURVEYS: Final = 8
 EPOLL: Final = "eventpoll_fops"
 
 
@@ -52,10 +56,27 @@ def examine(pid: int, options: Options) -> Process:
         raise CaptureError("no such process", where=where) from error
     process = Process(pid, options, Identities())
     process.pidfd = pidfd
-    process.tids = list_tids(pid)
-    process.leader_alive = pid in process.tids
-    process.living_tid = process.tids[0] if process.tids else pid
+    refresh(process)
     return process
+
+
+def refresh(process: Process) -> None:
+    """List the threads of a running process again.
+
+    Raises:
+        CaptureError: it has ended.
+    """
+    tids = list_tids(process.tgid)
+    if not tids or has_ended(process):
+        raise CaptureError("ended while it was looked at", where=f"process {process.tgid}")
+    process.tids = tids
+    process.leader_alive = process.tgid in tids
+    process.living_tid = tids[0]
+
+
+def has_ended(process: Process) -> bool:
+    """Tell whether all threads have ended, whoever has the pid now."""
+    return bool(select.select([process.pidfd], [], [], 0)[0])
 
 
 def _check_kind(pid: int, where: str) -> None:
@@ -139,8 +160,38 @@ def watch_tasks(process: Process, observer: Observer | None) -> Iterator[None]:
             process.task_events = None
 
 
-def survey(process: Process) -> list[Finding]:
-    """Let every object module look at the running process."""
+def survey(process: Process, observer: Observer | None) -> list[Finding]:
+    """Let every object module look at the running process, and look again if that changes.
+
+    Raises:
+        CaptureError: it ended, or never stays the same for long enough.
+    """
+    for _ in range(_SURVEYS):
+        try:
+            observe_running(process, observer)
+            return _survey_once(process)
+        except GONE:
+            refresh(process)
+    raise CaptureError(
+        "changed each time that it was looked at (threads that end, programs that are executed)",
+        where=f"process {process.tgid}",
+        hint="run the snapshot again",
+    )
+
+
+@contextmanager
+def naming_the_end(process: Process) -> Iterator[None]:
+    """Say so when a frozen process turns out to be gone: somebody has killed it."""
+    try:
+        yield
+    except GONE as error:
+        if not has_ended(process) and set(process.stops) <= set(list_tids(process.tgid)):
+            raise
+        what = "was killed by somebody while it was stopped"
+        raise CaptureError(what, where=f"process {process.tgid}") from error
+
+
+def _survey_once(process: Process) -> list[Finding]:
     found = list(_find_vforks(process))
     for module in modules():
         if hasattr(module, "survey"):

@@ -166,7 +166,8 @@ class ImageWriter:
     def publish_failure(self, what: str) -> None:
         """Tell the reader of a stream why there is no image; a file is just dropped."""
         try:
-            if isinstance(self._output, StreamOutput):
+            # Behind a part of an image, in a stream that failed, nobody would find it.
+            if isinstance(self._output, StreamOutput) and self._output.fd >= 0:
                 text = what.encode("utf-8", "replace")[:MAX_ERROR_BYTES]
                 os.ftruncate(self._output.fd, 0)
                 write_all(self._output.fd, encode_frame(FrameType.ERROR, text), 0, self.path)
