@@ -7,7 +7,7 @@ gets that from the kernel, since the stop scheduled it away. A restored thread g
 address as its rip (`Builder.final_rips`), and rseq(2) itself clears rseq_cs when it registers. The
 kernel then writes the CPU's numbers into the area, so this comes after the memory.
 
-ptrace is the source (PTRACE_GET_RSEQ_CONFIGURATION), BPF where the kernel lacks that request.
+BPF is the source, and PTRACE_GET_RSEQ_CONFIGURATION where there is no BPF.
 """
 
 from __future__ import annotations
@@ -55,14 +55,19 @@ class Raw(NamedTuple):
     """tid to address, length, signature."""
     abort_ips: dict[int, int]
     unseen: tuple[int, ...]
-    """Threads for which the kernel has no such ptrace request."""
+    """Threads that neither BPF nor ptrace (before Linux 5.13) tells about."""
 
 
 def capture(process: Process) -> Raw:
-    """Ask ptrace for each registration, and look for threads inside a critical section."""
+    """Look for registrations, and for threads inside a critical section."""
     found: dict[int, tuple[int, int, int]] = {}
     unseen: list[int] = []
     for tid in process.tids:
+        view = process.thread_views.get(tid)
+        if view is not None and view.rseq is not None:
+            if view.rseq.address:
+                found[tid] = (view.rseq.address, view.rseq.length, view.rseq.signature)
+            continue
         try:
             content = ptrace.get_record(
                 tid, ptrace.Request.GET_RSEQ_CONFIGURATION, RSEQ_CONFIGURATION.size
@@ -123,14 +128,9 @@ def _peek(mem_fd: int, address: int, size_bytes: int) -> bytes:
 
 def finish(raw: Raw, process: Process) -> Iterable[RseqRecord]:
     """Make a record for each registered thread."""
-    found = dict(raw.configurations)
     for tid in raw.unseen:
-        view = process.thread_views.get(tid)
-        if view is None or view.rseq is None:
-            process.warn(f"tid {tid}", "rseq registration was not seen: it is lost in a restore")
-        elif view.rseq.address:
-            found[tid] = (view.rseq.address, view.rseq.length, view.rseq.signature)
-    for tid, (address, length, signature) in found.items():
+        process.warn(f"tid {tid}", "rseq registration was not seen: it is lost in a restore")
+    for tid, (address, length, signature) in raw.configurations.items():
         yield RseqRecord(
             tid=tid,
             address=address,
