@@ -9,6 +9,7 @@
 
 /* How deep a sleep's timer is looked for: sleeps in system calls use less than half of this. */
 #define TASKS_STACK_WORDS 128
+#define TASKS_STACK_BLOCK 16
 #define TASKS_AIO_SLOTS 64
 #define TASKS_LDT_BYTES 4096
 #define TASKS_BYTES_HEADER 16

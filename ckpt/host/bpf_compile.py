@@ -41,6 +41,8 @@ _LD_IMM64: Final = 0x18
 _PSEUDO_MAP_FD: Final = 1
 _PROGRAM: Final = re.compile(r"^(BPF_ITER|RAW_TRACEPOINT_PROBE)\((\w+)\)", re.M)
 _TABLE: Final = re.compile(r"^BPF_(?:HASH|ARRAY|RINGBUF_OUTPUT)\((\w+)", re.M)
+_INCLUDE: Final = re.compile(r'^#include "([\w.]+)"', re.M)
+_SYNTHESIZED: Final = "synthesized.h"
 _FUNCTION_PREFIX: Final = {"BPF_ITER": "bpf_iter__", "RAW_TRACEPOINT_PROBE": "raw_tracepoint__"}
 
 
@@ -78,11 +80,16 @@ def _child_error(status: int, stderr: str) -> HostError:
 
 
 def read_source(name: str) -> str:
-    """Return the text of a program with the headers of ours that it includes."""
-    headers = ("read.h", "restart.bpf.h")
-    text = (SOURCE_DIR / f"{name}.bpf.c").read_text()
-    used = [header for header in headers if f'"{header}"' in text]
-    return "\n".join([(SOURCE_DIR / header).read_text() for header in used] + [text])
+    """Return the text of a program after that of all headers of ours that it includes."""
+    seen: set[str] = set()
+
+    def expand(file: str) -> str:
+        seen.add(file)
+        text = (SOURCE_DIR / file).read_text()
+        included = [header for header in _INCLUDE.findall(text) if header != _SYNTHESIZED]
+        return "".join(expand(header) for header in included if header not in seen) + text
+
+    return expand(f"{name}.bpf.c")
 
 
 def compile_program(name: str, btf: Btf, root: Path) -> Bytecode:
@@ -93,7 +100,7 @@ def compile_program(name: str, btf: Btf, root: Path) -> Bytecode:
     headers = build_headers(btf, scan_program(source))
     include = root / f"for_{name}"
     include.mkdir()
-    (include / "synthesized.h").write_text(headers.text)
+    (include / _SYNTHESIZED).write_text(headers.text)
     module = _run_bcc(SOURCE_DIR / f"{name}.bpf.c", include)
     tables = {table: module[table] for table in _TABLE.findall(source)}
     maps = tuple(_map_spec(module, table) for table in tables)
