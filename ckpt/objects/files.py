@@ -18,6 +18,7 @@ from ckpt.objects.base import Plain, Record
 from ckpt.objects.file_kinds import kinds
 from ckpt.objects.file_kinds.common import (
     O_PATH,
+    Fd,
     FileRecord,
     OpenFile,
     Opening,
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
 class Descriptor(Plain, frozen=True):
     """One number of a table."""
 
-    fd: int
+    fd: Fd
     cloexec: bool
     file: int
     """Objref of its `FileRecord`."""
@@ -226,6 +227,9 @@ def _plan_table(
     numbers: dict[int, list[tuple[int, bool]]] = {}
     for entry in table.descriptors:
         numbers.setdefault(entry.file, []).append((entry.fd, entry.cloexec))
+    if len({entry.fd for entry in table.descriptors}) < len(table.descriptors):
+        build.refuse(f"process {process.tgid}", "the image has a descriptor twice")
+        return
     lost = [entry.fd for entry in table.descriptors if entry.file not in openings]
     for fd in lost:
         build.refuse(f"process {process.tgid} fd {fd}", "the image has no record of its file")

@@ -9,8 +9,10 @@ import os
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from ckpt.errors import Finding
+from ckpt.host.facts import U32
 from ckpt.host.syscalls import KCMP_FS, kcmp_same
 from ckpt.objects.base import Record
+from ckpt.objects.file_kinds.common import RawPath
 from ckpt.objects.steps import (
     Call,
     Expect,
@@ -40,11 +42,11 @@ class FsRecord(Record, tag="fs", frozen=True, kw_only=True):
 
     VOLATILE: ClassVar[frozenset[str]] = frozenset()
     ref: int
-    cwd: bytes
-    cwd_mode: int
+    cwd: RawPath
+    cwd_mode: U32
     is_cwd_removed: bool
-    root: bytes
-    umask: int
+    root: RawPath
+    umask: U32
 
 
 RECORDS = (FsRecord,)

@@ -12,11 +12,11 @@ import os
 import re
 import stat
 import struct
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from ckpt.errors import CaptureError, Finding
 from ckpt.objects.base import Plain, Record
-from ckpt.objects.file_kinds.common import printable
+from ckpt.objects.file_kinds.common import Bytes, Fd, printable
 from ckpt.objects.steps import Blob, Call, Token, fds_placed
 
 if TYPE_CHECKING:
@@ -35,20 +35,22 @@ _LINE: Final = re.compile(
     rb"^lock:\s*\d+: (\w+)\s+(\w+)\s+(\w+) (-?\d+) [0-9a-f]+:[0-9a-f]+:\d+ (\d+) (\d+|EOF)", re.M
 )
 """fs/locks.c, lock_get_status (6.18): POSIX|OFDLCK|FLOCK|LEASE|DELEG, ADVISORY, READ|WRITE."""
-POSIX, OFD, FLOCK = "posix", "ofd", "flock"
-_KINDS: Final = {b"POSIX": POSIX, b"OFDLCK": OFD, b"FLOCK": FLOCK}
+Kind = Literal["posix", "ofd", "flock"]
+POSIX: Final = "posix"
+OFD: Final = "ofd"
+FLOCK: Final = "flock"
+_KINDS: Final[dict[bytes, Kind]] = {b"POSIX": POSIX, b"OFDLCK": OFD, b"FLOCK": FLOCK}
 
 
 class Lock(Plain, frozen=True):
     """One struct file_lock."""
 
-    fd: int
+    fd: Fd
     """A descriptor to take it through."""
-    kind: str
-    """posix, ofd or flock."""
+    kind: Kind
     is_write: bool
-    start: int
-    length: int
+    start: Bytes
+    length: Bytes
     """0: to the end of the file, however it grows."""
 
 
@@ -126,7 +128,7 @@ def _read_lines(process: Process, fd: int) -> list[tuple[bytes, ...]]:
     return found
 
 
-def _make_lock(view: FileView, kind: str, is_write: bool, start: int, end: bytes) -> Lock:
+def _make_lock(view: FileView, kind: Kind, is_write: bool, start: int, end: bytes) -> Lock:
     length = 0 if end == b"EOF" else int(end) - start + 1
     return Lock(view.fd, kind, is_write, start, length)
 

@@ -9,9 +9,12 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Final, NamedTuple
+
+import msgspec
 
 from ckpt.errors import Finding
+from ckpt.host.facts import S32, U32
 from ckpt.objects.base import Plain, Process, Record
 from ckpt.objects.steps import Token
 
@@ -39,6 +42,12 @@ SYS_FCNTL: Final = 72
 """`include/uapi/asm-generic/fcntl.h`, `arch/x86/entry/syscalls/syscall_64.tbl`."""
 
 
+Fd = Annotated[int, msgspec.Meta(ge=0, le=1 << 30)]
+"""A descriptor's number: fs.nr_open allows no more."""
+Bytes = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+"""A size or an offset: loff_t."""
+RawPath = Annotated[bytes, msgspec.Meta(max_length=8192)]
+
 UNKNOWN: Final = object()
 """Not looked for yet."""
 
@@ -46,19 +55,24 @@ UNKNOWN: Final = object()
 class Owner(Plain, frozen=True):
     """Who gets SIGIO of a file (struct fown_struct)."""
 
-    pid: int
-    kind: int
+    pid: S32
+    kind: Annotated[int, msgspec.Meta(ge=0, le=2)]
     """F_OWNER_TID 0, F_OWNER_PID 1, F_OWNER_PGRP 2."""
-    signum: int
+    signum: Annotated[int, msgspec.Meta(ge=0, le=64)]
 
 
 class FileRecord(Record, frozen=True, kw_only=True):
     """One struct file: what all kinds have. Subclasses set a tag that begins with `file.`."""
 
     ref: int
-    flags: int
+    flags: U32
     """f_flags without O_CLOEXEC: access mode, status flags."""
     owner: Owner | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what no kernel can have said: it would be an error of ours later."""
+        if b"\0" in getattr(self, "path", b"") + getattr(self, "name", b""):
+            raise ValueError("a path with a zero byte in it")
 
 
 class OpenFile:

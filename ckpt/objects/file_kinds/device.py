@@ -12,11 +12,13 @@ import stat
 from typing import TYPE_CHECKING, Final
 
 from ckpt.errors import RestoreError
+from ckpt.host.facts import U64
 from ckpt.objects.file_kinds.common import (
     SETTABLE_FLAGS,
     FileRecord,
     OpenFile,
     Opening,
+    RawPath,
     Table,
     keep,
     printable,
@@ -46,8 +48,8 @@ _OPEN_FLAGS: Final = os.O_ACCMODE | SETTABLE_FLAGS | os.O_DSYNC | os.O_SYNC
 class DeviceFile(FileRecord, tag="file.device", frozen=True, kw_only=True):
     """An open device that keeps nothing about who opened it."""
 
-    path: bytes
-    rdev: int
+    path: RawPath
+    rdev: U64
 
 
 RECORDS = (DeviceFile,)
@@ -75,8 +77,9 @@ def capture(files: Sequence[OpenFile], table: Table) -> Iterable[DeviceFile]:
 
 def plan(records: Records, build: Builder) -> Iterable[Opening]:
     """Open each device again."""
-    del build
     for record in records.of(DeviceFile):
+        if record.rdev not in NAMES:
+            build.refuse(f"device {record.rdev:#x}", "the image names a device that has a state")
         yield Opening((record.ref,), OpenDevice(record))
 
 

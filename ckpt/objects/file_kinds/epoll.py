@@ -20,9 +20,11 @@ import struct
 from typing import TYPE_CHECKING, Final
 
 from ckpt.errors import CaptureError, Finding
+from ckpt.host.facts import U32, U64
 from ckpt.host.syscalls import SYS_KCMP, syscall
 from ckpt.objects.base import Plain
 from ckpt.objects.file_kinds.common import (
+    Fd,
     FileRecord,
     OpenFile,
     Opening,
@@ -64,12 +66,12 @@ _ITEM: Final = re.compile(rb"(\d+) events:\s*([0-9a-f]+) data:\s*([0-9a-f]+)\s+p
 class Watch(Plain, frozen=True):
     """One struct epitem."""
 
-    fd: int
+    fd: Fd
     """The number that it was added under."""
     file: int
     """Objref of the file that it watches; 0: it has no descriptor any more."""
-    events: int
-    data: int
+    events: U32
+    data: U64
     is_external: bool
     """It leads outside: what replaces it may not be something to watch."""
     is_quiet: bool

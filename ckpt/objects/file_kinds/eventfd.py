@@ -6,6 +6,7 @@ import os
 import struct
 from typing import TYPE_CHECKING, Final
 
+from ckpt.host.facts import U64
 from ckpt.objects.file_kinds.common import (
     FileRecord,
     OpenFile,
@@ -28,7 +29,7 @@ _FOPS: Final = "eventfd_fops"
 class EventfdFile(FileRecord, tag="file.eventfd", frozen=True, kw_only=True):
     """One struct eventfd_ctx."""
 
-    count: int
+    count: U64
     is_semaphore: bool
 
 

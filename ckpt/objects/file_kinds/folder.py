@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, ClassVar, Final
 from ckpt.errors import Finding
 from ckpt.objects.file_kinds.common import (
     SETTABLE_FLAGS,
+    Bytes,
     FileRecord,
     OpenFile,
     Opening,
+    RawPath,
     Table,
     keep,
     printable,
@@ -31,8 +33,8 @@ class FolderFile(FileRecord, tag="file.folder", frozen=True, kw_only=True):
     """An open folder."""
 
     VOLATILE: ClassVar[frozenset[str]] = frozenset({"dev", "ino"})
-    path: bytes
-    pos: int
+    path: RawPath
+    pos: Bytes
     dev: int
     ino: int
 

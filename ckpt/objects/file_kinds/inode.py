@@ -14,13 +14,18 @@ from __future__ import annotations
 import errno
 import os
 from array import array
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal
 from weakref import WeakKeyDictionary
 
+import msgspec
+
 from ckpt.errors import CaptureError
+from ckpt.host.facts import U32
 from ckpt.objects.base import Identities, Objref, Process, Record
 from ckpt.objects.file_kinds.common import (
     O_ASYNC,
+    Bytes,
+    RawPath,
     inode_key,
     inode_made,
     keep,
@@ -35,6 +40,7 @@ if TYPE_CHECKING:
     from ckpt.objects.base import Builder, Records, Restorer
 
 PAGE: Final = 4096
+Kind = Literal["memfd", "deleted", "shmem"]
 MEMFD: Final = "memfd"
 DELETED: Final = "deleted"
 SHMEM: Final = "shmem"
@@ -57,20 +63,19 @@ class InodeContent(Record, tag="inode", frozen=True, kw_only=True):
 
     VOLATILE: ClassVar[frozenset[str]] = frozenset({"ino"})
     ref: int
-    kind: str
-    """memfd, deleted or shmem."""
-    name: bytes
+    kind: Kind
+    name: RawPath
     """memfd: its name. deleted: the path that it had. shmem: empty."""
     ino: int
-    size: int
-    mode: int
-    uid: int
-    gid: int
+    size: Bytes
+    mode: U32
+    uid: U32
+    gid: U32
     mtime_ns: int
-    seals: int
+    seals: U32
     has_pages: bool
     """Some whole pages hold data; they are in the image."""
-    tail: bytes
+    tail: Annotated[bytes, msgspec.Meta(max_length=PAGE - 1)]
     """What follows the last whole page."""
 
 
@@ -90,7 +95,7 @@ def inode_ref(identities: Identities, dev: int, ino: int) -> Objref:
     return identities.ref("inode", (dev, ino))
 
 
-def capture_content(process: Process, ref: int, source_fd: int, kind: str, name: bytes) -> None:
+def capture_content(process: Process, ref: int, source_fd: int, kind: Kind, name: bytes) -> None:
     """Store an inode's content once; later calls for the same `ref` do nothing.
 
     `source_fd` is our own descriptor of it, of any access mode; its position is left alone.
@@ -120,7 +125,7 @@ def captured_contents(process: Process) -> list[InodeContent]:
     return fresh
 
 
-def _store(process: Process, ref: int, fd: int, kind: str, name: bytes) -> InodeContent:
+def _store(process: Process, ref: int, fd: int, kind: Kind, name: bytes) -> InodeContent:
     found = os.fstat(fd)
     whole = found.st_size & -PAGE
     extents = array("Q", (number for pair in data_extents(fd, whole) for number in pair))

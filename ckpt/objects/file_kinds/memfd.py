@@ -8,9 +8,11 @@ from functools import cache
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from ckpt.objects.file_kinds.common import (
+    Bytes,
     FileRecord,
     OpenFile,
     Opening,
+    RawPath,
     Table,
     inode_made,
     printable,
@@ -18,6 +20,7 @@ from ckpt.objects.file_kinds.common import (
 from ckpt.objects.file_kinds.inode import (
     MEMFD,
     SHMEM,
+    Kind,
     capture_content,
     inode_ref,
     open_inode,
@@ -37,8 +40,8 @@ class MemfdFile(FileRecord, tag="file.memfd", frozen=True, kw_only=True):
     """An open file on an inode of the kernel's own tmpfs."""
 
     VOLATILE: ClassVar[frozenset[str]] = frozenset({"ino"})
-    name: bytes
-    pos: int
+    name: RawPath
+    pos: Bytes
     dev: int
     ino: int
     inode: int
@@ -67,7 +70,7 @@ def capture(files: Sequence[OpenFile], table: Table) -> Iterable[MemfdFile]:
         view = file.view
         inode = inode_ref(table.process.identities, view.dev, view.ino)
         link = file.link(table)
-        kind = MEMFD if link.startswith(_PREFIX) else SHMEM
+        kind: Kind = MEMFD if link.startswith(_PREFIX) else SHMEM
         name = link.removeprefix(_PREFIX).removesuffix(_SUFFIX) if kind == MEMFD else b""
         copy = table.copy(file)
         try:

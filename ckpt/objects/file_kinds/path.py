@@ -15,6 +15,7 @@ from ckpt.objects.file_kinds.common import (
     FileRecord,
     OpenFile,
     Opening,
+    RawPath,
     Table,
     keep,
     printable,
@@ -31,7 +32,7 @@ class PathFile(FileRecord, tag="file.path", frozen=True, kw_only=True):
     """An open file made with O_PATH."""
 
     VOLATILE: ClassVar[frozenset[str]] = frozenset({"dev", "ino"})
-    path: bytes
+    path: RawPath
     dev: int
     ino: int
     mode: int

@@ -15,6 +15,7 @@ import termios
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from ckpt.errors import CaptureError, Finding, RestoreError
+from ckpt.host.facts import S32, U32
 from ckpt.host.syscalls import syscall
 from ckpt.objects.base import Record
 from ckpt.objects.file_kinds.common import (
@@ -22,6 +23,7 @@ from ckpt.objects.file_kinds.common import (
     FileRecord,
     OpenFile,
     Opening,
+    RawPath,
     Table,
     complete_pipes,
     find_leak,
@@ -48,11 +50,11 @@ class Pipe(Record, tag="pipe", frozen=True, kw_only=True):
     """A struct pipe_inode_info: what both ends share."""
 
     ref: int
-    path: bytes
+    path: RawPath
     """Of a FIFO; empty for a pipe."""
-    uid: int
-    gid: int
-    capacity: int
+    uid: U32
+    gid: U32
+    capacity: S32
     chunks: list[bytes]
     """What is in it; several, or one of a packet writer: each one is a packet."""
     is_packets: bool

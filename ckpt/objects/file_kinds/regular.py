@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, ClassVar, Final
 from ckpt.errors import Finding, RestoreError
 from ckpt.objects.file_kinds.common import (
     O_ASYNC,
+    Bytes,
     FileRecord,
     OpenFile,
     Opening,
+    RawPath,
     Table,
     inode_made,
     keep,
@@ -54,9 +56,9 @@ class RegularFile(FileRecord, tag="file.regular", frozen=True, kw_only=True):
     """An open regular file."""
 
     VOLATILE: ClassVar[frozenset[str]] = frozenset({"dev", "ino", "size", "mtime_ns"})
-    path: bytes
-    pos: int
-    size: int
+    path: RawPath
+    pos: Bytes
+    size: Bytes
     mtime_ns: int
     dev: int
     ino: int

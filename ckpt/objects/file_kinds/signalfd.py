@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, Final
 
+from ckpt.host.facts import U64
 from ckpt.host.syscalls import syscall
 from ckpt.objects.file_kinds.common import (
     FileRecord,
@@ -30,7 +31,7 @@ _FOPS: Final = "signalfd_fops"
 class SignalfdFile(FileRecord, tag="file.signalfd", frozen=True, kw_only=True):
     """One struct signalfd_ctx."""
 
-    mask: int
+    mask: U64
     """Bit n-1 is signal n."""
 
 

@@ -13,9 +13,12 @@ import os
 import socket
 import struct
 from functools import cache
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, Annotated, ClassVar, Final
+
+import msgspec
 
 from ckpt.errors import Finding
+from ckpt.host.facts import S32, U32
 from ckpt.host.syscalls import pidfd_getfd
 from ckpt.objects.base import Plain
 from ckpt.objects.file_kinds.common import (
@@ -62,7 +65,7 @@ class Message(Plain, frozen=True):
     """One message, or one run of stream bytes of the same sender."""
 
     data: bytes
-    sender: tuple[int, int, int] | None
+    sender: tuple[S32, U32, U32] | None
     """pid, uid, gid as SCM_CREDENTIALS shows them, where the receiver asked for them."""
 
 
@@ -70,20 +73,20 @@ class SocketFile(FileRecord, tag="file.socketpair", frozen=True, kw_only=True):
     """One end of a pair."""
 
     VOLATILE: ClassVar[frozenset[str]] = frozenset()
-    kind: int
+    kind: Annotated[int, msgspec.Meta(ge=1, le=5)]
     """SOCK_STREAM, SOCK_DGRAM, SOCK_SEQPACKET."""
     peer: int
     """Objref of the other end; 0: it has been closed."""
     received: list[Message]
     """What waits to be received by this end."""
-    shutdown: int
+    shutdown: Annotated[int, msgspec.Meta(ge=0, le=3)]
     """Bit 0: receives nothing more, bit 1: sends nothing more."""
-    options: list[tuple[int, int]]
+    options: list[tuple[U32, S32]]
     """(SO_* of type int, value), where it is not what a fresh pair has."""
-    structs: list[tuple[int, bytes]]
+    structs: list[tuple[U32, bytes]]
     """SO_LINGER, SO_RCVTIMEO, SO_SNDTIMEO, likewise."""
-    peer_uid: int
-    peer_gid: int
+    peer_uid: U32
+    peer_gid: U32
 
 
 RECORDS = (SocketFile,)
@@ -252,7 +255,13 @@ def _is_at_end(end: socket.socket) -> bool:
 
 def plan(records: Records, build: Builder) -> Iterable[Opening]:
     """Make each pair once."""
-    del build
+    for record in records.of(SocketFile):
+        unknown = {option for option, _ in record.options} - set(_OPTIONS)
+        unknown |= {
+            option for option, value in record.structs if len(value) != _STRUCTS.get(option)
+        }
+        if unknown:
+            build.refuse(f"socket {record.ref}", f"options {sorted(unknown)} are not known")
     ends = {record.ref: record for record in records.of(SocketFile)}
     done: set[int] = set()
     for ref, end in ends.items():

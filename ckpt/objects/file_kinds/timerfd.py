@@ -11,8 +11,11 @@ from __future__ import annotations
 import os
 import struct
 import time
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, Annotated, ClassVar, Final
 
+import msgspec
+
+from ckpt.host.facts import U32, U64
 from ckpt.host.syscalls import syscall
 from ckpt.objects.file_kinds.common import (
     FileRecord,
@@ -45,17 +48,20 @@ _CLOCK_NAMES: Final = {0: "realtime", 1: "monotonic", 7: "boottime", 8: "realtim
 """`include/uapi/linux/time.h`: 8 and 9 are the _ALARM clocks."""
 
 
+Nanoseconds = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+
+
 class TimerfdFile(FileRecord, tag="file.timerfd", frozen=True, kw_only=True):
     """One struct timerfd_ctx."""
 
     VOLATILE: ClassVar[frozenset[str]] = frozenset({"expires_ns", "ticks"})
-    clockid: int
-    settime_flags: int
+    clockid: Annotated[int, msgspec.Meta(ge=0, le=9)]
+    settime_flags: U32
     """TFD_TIMER_*; always 0 for clocks that cannot be set, where they change nothing later."""
-    expires_ns: int
+    expires_ns: Nanoseconds
     """In `clockid` as the target reads it; 0: disarmed."""
-    interval_ns: int
-    ticks: int
+    interval_ns: Nanoseconds
+    ticks: U64
 
 
 RECORDS = (TimerfdFile,)
@@ -144,8 +150,9 @@ def _readable_clock(clockid: int) -> int:
 
 def plan(records: Records, build: Builder) -> Iterable[Opening]:
     """Make each timer, disarmed."""
-    del build
     for record in records.of(TimerfdFile):
+        if record.clockid not in _CLOCK_NAMES:
+            build.refuse(f"timerfd {record.ref}", f"there is no timer of clock {record.clockid}")
         yield Opening((record.ref,), MakeTimerfd(record))
 
 
@@ -182,11 +189,12 @@ def _arm_calls(record: TimerfdFile, fd: int, build: Builder) -> Iterator[Call]:
 
 def _snapshot_ns(clockid: int, build: Builder) -> int:
     host = build.host
+    name = _CLOCK_NAMES.get(clockid, "realtime")
     return {
         "realtime": host.snapshot_realtime_ns,
         "monotonic": host.snapshot_monotonic_ns,
         "boottime": host.snapshot_boottime_ns,
-    }[_CLOCK_NAMES[clockid]]
+    }[name]
 
 
 class MakeTimerfd:
