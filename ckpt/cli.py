@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ckpt.debug.report import Reporter
 from ckpt.debug.text import escape
-from ckpt.errors import CkptError, RefusedError
+from ckpt.errors import CkptError, InterruptError, RefusedError
 from ckpt.host.watch import end_on_signal
 
 if TYPE_CHECKING:
@@ -332,11 +332,20 @@ def _run(args: argparse.Namespace, report: Reporter) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code."""
-    args = build_parser().parse_args(argv)
-    for signo in _ENDING:
-        # What our parent had us ignore (nohup, a shell's background job) stays ignored.
-        if signal.getsignal(signo) is not signal.SIG_IGN:
-            signal.signal(signo, end_on_signal)
+    # What our parent had us ignore (nohup, a shell's background job) stays ignored.
+    asked = [signo for signo in _ENDING if signal.getsignal(signo) is not signal.SIG_IGN]
+    before = {signo: signal.signal(signo, end_on_signal) for signo in asked}
+    try:
+        return _run_with_report(build_parser().parse_args(argv))
+    except InterruptError as error:
+        print(f"ckpt-bpf: {error}", file=sys.stderr)
+        return 1
+    finally:
+        for signo, handler in before.items():
+            signal.signal(signo, handler)
+
+
+def _run_with_report(args: argparse.Namespace) -> int:
     bar = sys.stderr if sys.stderr.isatty() and not args.verbose else None
     try:
         with Reporter(args.log, sys.stderr if args.verbose else None, bar) as report:

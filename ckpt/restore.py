@@ -9,7 +9,7 @@ import msgspec
 
 from ckpt.errors import Finding, HostError, RefusedError, RestoreError
 from ckpt.host.probe import probe_host
-from ckpt.host.watch import Watch
+from ckpt.host.watch import Watch, released
 from ckpt.image.reader import open_image_file
 from ckpt.image.source import invoking_uid
 from ckpt.objects import modules, record_types
@@ -65,7 +65,8 @@ def restore(
                     watch.step(describe_run(run))
                     restorer.carry_out(run)
                 watch.step("wait for the check of all pages")
-                pages.wait()
+                with released():
+                    pages.wait()
             if options.verify:
                 watch.step("capture again and compare")
                 _verify(image, records, restorer, options)
@@ -73,6 +74,7 @@ def restore(
                 before_commit(restorer.root_tid)
             watch.step("commit")
             restorer.commit(options)
+            watch.done()
     root = records.processes[0]
     return RestoreResult(root.tgid, len(root.tids), list(plan.warnings))
 

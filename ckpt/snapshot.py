@@ -12,7 +12,7 @@ from ckpt.debug.sources import list_sources
 from ckpt.errors import CkptError, ImageWriteError
 from ckpt.freeze import Frozen
 from ckpt.host.clocks import clocks_ahead
-from ckpt.host.watch import Watch
+from ckpt.host.watch import Watch, released
 from ckpt.image.header import Clocks, Header
 from ckpt.image.writer import ImageWriter
 from ckpt.objects import modules
@@ -114,13 +114,12 @@ def _take(
             watch.step(f"write the image, the process {'is let go' if stays else 'is kept'}")
             _write(process, raws, clocks, writer, watch)
             if not stays:
-                watch.step("kill the process, its image is complete")
                 frozen.kill()
     except CkptError as error:
         if not isinstance(error, ImageWriteError):
             writer.publish_failure(str(error))
         raise
-    watch.step("done")
+    watch.done()
     return SnapshotResult(
         process.tgid,
         writer.path,
@@ -185,4 +184,5 @@ def _write(
     for module, raw in raws:
         if hasattr(module, "finish"):
             writer.write_records(module.finish(raw, process))
-    writer.commit(watch.advance)
+    with released():
+        writer.commit(watch.advance)

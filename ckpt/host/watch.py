@@ -1,9 +1,10 @@
 """When a long command has to give up, and what it tells meanwhile.
 
 Owns the clock of a command (no progress for too long, or the whole too long), the signals that end
-one, and the moments at which neither may break in: an exception between stopping a thread and
-rewinding its call, or in the middle of letting threads go, would leave the target half changed.
-Such a part stands in `with held():`; what comes meanwhile is raised at its end, or at `check`.
+one, and the moments at which these may break in. An exception just anywhere would leave a target
+half changed (stopped, its call not yet rewound), or a C library between two states. So within a
+`Watch` they wait for the next `step`, `advance` or `check`; where a command really waits (for a
+disk, for a reader) it says `with released():`, and a part that must be whole says `with held():`.
 """
 
 from __future__ import annotations
@@ -39,7 +40,10 @@ class _Breaks:
 
 
 class held:
-    """Let no signal break into a block; what came meanwhile is raised when it ends well."""
+    """Let no signal break into a block; what came meanwhile is raised when it ends well.
+
+    Inside of another held block, or of a `Watch`, it is left to that one.
+    """
 
     def __enter__(self) -> None:
         _Breaks.depth += 1
@@ -49,6 +53,17 @@ class held:
         # While another error is on its way out there is nothing left to end.
         if _Breaks.depth == 0 and sys.exc_info()[0] is None:
             check()
+
+
+class released:
+    """Let signals break into a block of a held command: one that may wait long."""
+
+    def __enter__(self) -> None:
+        check()
+        self._depth, _Breaks.depth = _Breaks.depth, 0
+
+    def __exit__(self, *_: object) -> None:
+        _Breaks.depth = self._depth
 
 
 def check() -> None:
@@ -96,6 +111,7 @@ class Watch:
 
     def __enter__(self) -> Self:
         _Breaks.pending, _Breaks.raised_s = None, -_CLEANUP_S
+        _Breaks.depth += 1
         try:
             self._old_alarm = signal.signal(signal.SIGALRM, self._on_alarm)
         except ValueError:
@@ -107,6 +123,7 @@ class Watch:
         return self
 
     def __exit__(self, *_: object) -> None:
+        _Breaks.depth -= 1
         if not self._has_alarm:
             return
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -115,9 +132,9 @@ class Watch:
             signal.signal(signal.SIGINT, self._old_interrupt)  # type: ignore[arg-type]
 
     def step(self, what: str) -> None:
-        """Say what begins now. Raises TimeLimitError when the time is over."""
-        self.doing = what
+        """Say what begins now; raise what wants to break in, or TimeLimitError."""
         self._beat()
+        self.doing = what
         if self._report is not None:
             self._report(what, 0, 0)
 
@@ -127,7 +144,13 @@ class Watch:
         if self._report is not None:
             self._report(self.doing, done, total)
 
+    def done(self) -> None:
+        """Say that all is done: nothing may break in any more."""
+        if self._report is not None:
+            self._report("done", 0, 0)
+
     def _beat(self) -> None:
+        check()
         if not self._has_alarm:
             self._look()
         self._last = time.monotonic()

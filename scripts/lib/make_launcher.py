@@ -12,7 +12,12 @@ from pathlib import Path
 TEMPLATE = """\
 #!{python} -IS
 # Written by scripts/lib/make_launcher.py: no `site`, no editable finder, same result.
+import _signal
 import sys
+
+# A Ctrl-C before the command has begun ends it without a traceback.
+if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
 
 sys.path.insert(0, {root!r})
 sys.path.extend({site_folders!r})
