@@ -134,7 +134,11 @@ def open_observer(process: Process) -> Iterator[Observer | None]:
     if process.options.no_bpf:
         from ckpt.host.proc_view import ProcObserver
 
-        yield ProcObserver(process.pidfd, lambda: process.stops if process.is_frozen else ())
+        yield ProcObserver(
+            process.pidfd,
+            lambda: process.stops if process.is_frozen else (),
+            frozen_ns=lambda: process.frozen_ns,
+        )
         return
     from ckpt.host import bpf
 

@@ -7,9 +7,11 @@ Every call here only reads, and none can sleep. Numbers: `arch/x86/entry/syscall
 from __future__ import annotations
 
 import struct
+import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ckpt.host.kernel_view import Itimer, SigAction
+from ckpt.host.remote_call import RemoteCallError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -52,8 +54,8 @@ _SIGACTION: Final = struct.Struct("<QQQQ")
 _TIMEVALS: Final = struct.Struct("<qqqq")
 """struct __kernel_old_itimerval and struct __kernel_itimerspec, 32 bytes: interval, value."""
 _LDT_ENTRY_BYTES: Final = 8
-_LDT_ENTRIES: Final = 32
-"""How many of the 8192 fit into the scratch place; programs use a handful."""
+_LDT_SIZES: Final = (1 << 9, 1 << 12, 1 << 16)
+"""Programs use a handful of entries; there can be 8192."""
 
 _CMD_GET_REGISTRATIONS: Final = 1 << 9
 # MEMBARRIER_CMD_REGISTER_* (`include/uapi/linux/membarrier.h`) to MEMBARRIER_STATE_* with *_READY
@@ -86,6 +88,8 @@ class TimerAnswer(NamedTuple):
     value_ns: int
     interval_ns: int
     overrun_last: int
+    asked_ns: int
+    """CLOCK_MONOTONIC when that was the remaining time."""
 
 
 class ProcessAnswers(NamedTuple):
@@ -128,15 +132,19 @@ def ask_thread(caller: RemoteCaller) -> ThreadAnswers:
     )
 
 
-def ask_process(caller: RemoteCaller, timer_ids: Iterable[int]) -> ProcessAnswers:
-    """Ask what all threads share."""
+def ask_process(caller: RemoteCaller, timer_ids: Iterable[int], as_of_ns: int) -> ProcessAnswers:
+    """Ask what all threads share; ITIMER_REAL is given as it was at `as_of_ns`."""
     subreaper = _ask_int(caller, _PR_GET_CHILD_SUBREAPER)
     restore_ids = _plain(caller.call(_SYS_PRCTL, _PR_TIMER_CREATE_RESTORE_IDS, _RESTORE_IDS_GET))
     thp = _plain(caller.call(_SYS_PRCTL, _PR_GET_THP_DISABLE))
     registrations = _plain(caller.call(_SYS_MEMBARRIER, _CMD_GET_REGISTRATIONS))
     return ProcessAnswers(
         sigactions=_ask_sigactions(caller),
-        itimers=(_ask_itimer(caller, 0), _ask_itimer(caller, 1), _ask_itimer(caller, 2)),
+        itimers=(
+            _ask_itimer(caller, 0, as_of_ns),
+            _ask_itimer(caller, 1),
+            _ask_itimer(caller, 2),
+        ),
         timers={timer_id: _ask_timer(caller, timer_id) for timer_id in timer_ids},
         is_subreaper=None if subreaper is None else bool(subreaper),
         restore_ids=None if restore_ids is None else bool(restore_ids),
@@ -181,38 +189,43 @@ def _ask_sigactions(caller: RemoteCaller) -> tuple[SigAction, ...] | None:
     return tuple(found)
 
 
-def _ask_itimer(caller: RemoteCaller, which: int) -> Itimer | None:
+def _ask_itimer(caller: RemoteCaller, which: int, as_of_ns: int = 0) -> Itimer | None:
+    """Ask for one; the time since `as_of_ns` is given back to a clock that goes on meanwhile."""
+    passed_ns = time.monotonic_ns() - as_of_ns if as_of_ns else 0
     if caller.call(_SYS_GETITIMER, which, caller.scratch) < 0:
         return None
-    interval_s, interval_us, value_s, value_us = _TIMEVALS.unpack(
-        caller.read_scratch(_TIMEVALS.size)
+    answer = _TIMEVALS.unpack(caller.read_scratch(_TIMEVALS.size))
+    interval_ns, value_ns = (
+        (seconds * 1_000_000 + micros) * 1000 for seconds, micros in (answer[:2], answer[2:])
     )
-    return Itimer(
-        (value_s * 1_000_000 + value_us) * 1000, (interval_s * 1_000_000 + interval_us) * 1000
-    )
+    return Itimer(value_ns + passed_ns if value_ns else 0, interval_ns)
 
 
 def _ask_timer(caller: RemoteCaller, timer_id: int) -> TimerAnswer:
+    asked_ns = time.monotonic_ns()
     if caller.call(_SYS_TIMER_GETTIME, timer_id, caller.scratch) < 0:
-        return TimerAnswer(0, 0, 0)
-    interval_s, interval_ns, value_s, value_ns = _TIMEVALS.unpack(
-        caller.read_scratch(_TIMEVALS.size)
+        return TimerAnswer(0, 0, 0, asked_ns)
+    answer = _TIMEVALS.unpack(caller.read_scratch(_TIMEVALS.size))
+    interval_ns, value_ns = (
+        seconds * 1_000_000_000 + nanos for seconds, nanos in (answer[:2], answer[2:])
     )
-    return TimerAnswer(
-        value_s * 1_000_000_000 + value_ns,
-        interval_s * 1_000_000_000 + interval_ns,
-        max(caller.call(_SYS_TIMER_GETOVERRUN, timer_id), 0),
-    )
+    overrun = max(caller.call(_SYS_TIMER_GETOVERRUN, timer_id), 0)
+    return TimerAnswer(value_ns, interval_ns, overrun, asked_ns)
 
 
 def _ask_ldt(caller: RemoteCaller) -> bytes | None:
-    """Read the LDT; None when it has more entries than the scratch place can take."""
-    room = _LDT_ENTRIES * _LDT_ENTRY_BYTES
-    got = caller.call(_SYS_MODIFY_LDT, 0, caller.scratch, room)
-    if got <= 0:
-        return b"" if got == 0 else None
-    # The kernel fills up with zeros what is behind the last entry, and does not say where.
-    content = caller.read_scratch(room)
-    if any(content[-_LDT_ENTRY_BYTES:]):
-        return None
+    """Read the LDT; None when the target has no memory to take a large one."""
+    if not caller.call(_SYS_MODIFY_LDT, 0, caller.scratch, _LDT_ENTRY_BYTES):
+        return b""
+    for size in _LDT_SIZES:
+        try:
+            place = caller.borrow(size)
+        except RemoteCallError:
+            return None
+        if caller.call(_SYS_MODIFY_LDT, 0, place, size) < 0:
+            return None
+        # The kernel fills up with zeros what is behind the last entry, and does not say where.
+        content = caller.read(place, size)
+        if size == _LDT_SIZES[-1] or not any(content[-_LDT_ENTRY_BYTES:]):
+            break
     return content[: -(-len(content.rstrip(b"\0")) // _LDT_ENTRY_BYTES) * _LDT_ENTRY_BYTES]

@@ -12,7 +12,7 @@ from ckpt.host.proc_waits import clock_offset_ns
 from ckpt.host.status import read_small
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from ckpt.host.kernel_view import KernelId
     from ckpt.host.proc_asked import ProcessAnswers, TimerAnswer
@@ -30,7 +30,9 @@ _SIGEV_THREAD_ID: Final = 4
 _CPU_CLOCKS: Final = {-6: 2, -2: 3}
 """How the kernel stores CLOCK_PROCESS_CPUTIME_ID and CLOCK_THREAD_CPUTIME_ID in a timer."""
 _REALTIME: Final = 0
-_MONOTONIC: Final = 1
+_DATE_TOLERANCE_NS: Final = 20_000_000
+"""Between our look at the clock and the thread's at its timer. Dates and monotonic times are years
+apart, so nothing else can be so near."""
 
 
 class ProcessText(NamedTuple):
@@ -109,21 +111,29 @@ def parse_timers(text: bytes) -> list[ListedTimer]:
 
 
 def build_timer(
-    listed: ListedTimer, answer: TimerAnswer, *, is_queued: bool, now_ns: int
+    listed: ListedTimer,
+    answer: TimerAnswer,
+    *,
+    is_queued: bool,
+    as_of_ns: int,
+    dates: Sequence[int] = (),
 ) -> PosixTimer:
     """Build the view of one timer.
 
-    A date (TIMER_ABSTIME on the wall clock) cannot be told from a duration: all are taken for
-    durations, whose times the kernel keeps in CLOCK_MONOTONIC. `now_ns` is that clock.
+    `as_of_ns` is what CLOCK_MONOTONIC showed when the threads had stopped: remaining times are of
+    that moment. A wall clock timer that was set to a date is one of `dates`, the wall clock times
+    at which timers expire; a duration on that clock the kernel keeps in CLOCK_MONOTONIC.
     """
     expires_ns = None
+    value_ns = answer.value_ns
     if listed.clockid >= 0 and listed.clockid not in _CPU_CLOCKS.values():
+        value_ns += answer.asked_ns - as_of_ns if value_ns else 0
         shift = 0 if listed.clockid == _REALTIME else clock_offset_ns(listed.clockid)
         if is_queued and answer.interval_ns:
             # timer_gettime told when it expires next; its signal is from the time before.
-            expires_ns = now_ns + shift + answer.value_ns - answer.interval_ns
-        elif answer.value_ns:
-            expires_ns = now_ns + shift + answer.value_ns
+            expires_ns = as_of_ns + shift + value_ns - answer.interval_ns
+        elif value_ns:
+            expires_ns = find_date(listed, answer, dates) or as_of_ns + shift + value_ns
     return PosixTimer(
         timer_id=listed.timer_id,
         clockid=listed.clockid,
@@ -132,12 +142,21 @@ def build_timer(
         sigval=listed.sigval,
         notify_tid=listed.notify_tid,
         expires_ns=expires_ns,
-        value_ns=answer.value_ns or None,
+        value_ns=value_ns or None,
         interval_ns=answer.interval_ns,
         overrun=-1,
         overrun_last=answer.overrun_last,
         signal_queued=is_queued,
     )
+
+
+def find_date(listed: ListedTimer, answer: TimerAnswer, dates: Sequence[int]) -> int:
+    """Return the date that a timer was set to; 0: it was set to a duration."""
+    if listed.clockid != _REALTIME or not dates:
+        return 0
+    estimate_ns = answer.asked_ns + answer.value_ns + clock_offset_ns(_REALTIME)
+    nearest = min(dates, key=lambda date: abs(date - estimate_ns))
+    return nearest if abs(nearest - estimate_ns) < _DATE_TOLERANCE_NS else 0
 
 
 def build_process(

@@ -25,10 +25,11 @@ from ckpt.host.proc_waits import (
     build_wait,
     clock_offset_ns,
     parse_call,
-    peek,
     read_duration_ns,
+    read_timers,
 )
-from ckpt.host.remote_call import CallPlace, RemoteCaller, RemoteCallError, find_place
+from ckpt.host.remote_call import RemoteCaller, RemoteCallError
+from ckpt.host.remote_place import CallPlace, find_place, peek
 from ckpt.host.watch import held
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ _SIGINFO: Final = struct.Struct("<iiiii")
 (include/uapi/asm-generic/siginfo.h)."""
 _RSEQ: Final = struct.Struct("<QIIII")
 """struct ptrace_rseq_configuration, `include/uapi/linux/ptrace.h`."""
+_POSIX_TIMER: Final = b", posix_timer_fn,"
 _UNSEEN: Final = "its alternate stack, parent-death signal, clear_child_tid and securebits"
 
 
@@ -77,7 +79,9 @@ def read_tasks(tgid: int) -> Iterator[Task]:
 class Reading:
     """What one look found. `look` or `ask` completes it."""
 
-    def __init__(self, tgid: int, tasks: dict[int, Task], pidfd: int, options: int) -> None:
+    def __init__(
+        self, tgid: int, tasks: dict[int, Task], pidfd: int, options: int, as_of_ns: int
+    ) -> None:
         self.tgid = tgid
         self.tasks = tasks
         self.living = [tid for tid, task in tasks.items() if not task.exit_state]
@@ -92,6 +96,7 @@ class Reading:
         self.gaps: list[str] = []
         self._pidfd = pidfd
         self._options = options
+        self._as_of_ns = as_of_ns
         through = self.living[0] if self.living else tgid
         self.process = read_process(tgid, through) if self.living else None
         self._folder = f"/proc/{tgid}/task/{through}/"
@@ -156,23 +161,23 @@ class Reading:
                 with held(), caller:
                     self.thread_answers[tid] = ask_thread(caller)
                     if self.answers is None:
-                        now_ns = time.monotonic_ns()
-                        self.answers = ask_process(caller, [timer.timer_id for timer in listed])
-                        self._build_timers(listed, stops, now_ns)
+                        ids = [timer.timer_id for timer in listed]
+                        self.answers = ask_process(caller, ids, self._as_of_ns)
+                        self._build_timers(listed, stops)
             except RemoteCallError as error:
                 self.gaps.append(f"tid {tid}: {error.what}: {_UNSEEN} are taken as default")
 
-    def _build_timers(
-        self, listed: Sequence[ListedTimer], stops: Sequence[int], now_ns: int
-    ) -> None:
+    def _build_timers(self, listed: Sequence[ListedTimer], stops: Sequence[int]) -> None:
         assert self.answers is not None
         queued = read_queued_timers(stops) if listed else set()
+        dates = [soft for soft, _ in read_timers(_POSIX_TIMER)] if listed else []
         self.timers = tuple(
             build_timer(
                 timer,
                 self.answers.timers[timer.timer_id],
                 is_queued=timer.timer_id in queued,
-                now_ns=now_ns,
+                as_of_ns=self._as_of_ns,
+                dates=dates,
             )
             for timer in listed
         )

@@ -7,6 +7,7 @@ What neither shows is None in the views and named in `gaps`, each with what it c
 
 from __future__ import annotations
 
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
@@ -34,8 +35,9 @@ GAPS: Final = (
     "ready_watches: an epoll instance does not know after a restore which edges it had reported",
     "f_count: descriptors that other processes or messages hold as well are not noticed",
     "next_posix_timer_id: the next timer that the program makes may get another id",
-    "posix_timers.overrun: expiries counted for a signal that still waits are counted anew; a "
-    "timer set to a date comes back with the time that remained",
+    "posix_timers.overrun: expiries counted for a signal that still waits are counted anew",
+    "posix_timers: a timer set to a date, where /proc/timer_list cannot be read, comes back with "
+    "the time that remained",
     "pkey_allocation_map: keys that are allocated and protect nothing are free after a restore",
     "has_io_uring, has_sysvsem_undo: a ring without a descriptor, and semaphore operations to "
     "undo, are not refused",
@@ -49,7 +51,8 @@ class ProcObserver:
     """The source of views without BPF; implements `kernel_view.Observer`.
 
     `stopped` returns the threads that are in the PTRACE_EVENT_STOP trap and traced by us now; with
-    none, only /proc is read. `options` are the PTRACE_O_* that those threads have.
+    none, only /proc is read. `options` are the PTRACE_O_* that those threads have, `frozen_ns`
+    returns the moment (CLOCK_MONOTONIC) for which remaining times are given.
     """
 
     source = "syscalls"
@@ -59,10 +62,12 @@ class ProcObserver:
         pidfd: int,
         stopped: Callable[[], Collection[int]],
         options: int = FROZEN_OPTIONS,
+        frozen_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self._pidfd = pidfd
         self._stopped = stopped
         self._options = options
+        self._frozen_ns = frozen_ns
         self._ids: dict[object, KernelId] = {}
         self._looks: dict[int, Look] = {}
 
@@ -79,7 +84,7 @@ class ProcObserver:
         tasks = {task.tid: task for task in read_tasks(tgid)}
         if not tasks:
             raise CaptureError("no such process", where=f"process {tgid}")
-        reading = Reading(tgid, tasks, self._pidfd, self._options)
+        reading = Reading(tgid, tasks, self._pidfd, self._options, self._frozen_ns())
         stopped = self._stopped()
         stops = [tid for tid in reading.living if tid in stopped]
         if stops:

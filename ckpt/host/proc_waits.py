@@ -27,6 +27,7 @@ from ckpt.host.kernel_view import (
     PollRestart,
     RestartBlock,
 )
+from ckpt.host.remote_place import peek
 from ckpt.host.status import read_small
 from ckpt.host.syscalls import pidfd_getfd
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _MILLISECOND_NS: Final = 1_000_000
+_SLEEPER: Final = b", hrtimer_wakeup,"
 _EARLIEST_NS: Final = 3 * _MILLISECOND_NS
 _LATEST_NS: Final = 60 * _MILLISECOND_NS
 """How much earlier, or later, than estimated an exact timer may end and still be the one."""
@@ -111,14 +113,6 @@ def build_wait(nr: int, args: tuple[int, ...], sp: int, ip: int, memory_fd: int)
     return Wait(nr, args, sp, ip, entry, timeout, name)
 
 
-def peek(memory_fd: int, address: int, size: int) -> bytes:
-    """Read the target's memory; what is not mapped reads as nothing."""
-    try:
-        return os.pread(memory_fd, size, address)
-    except (OSError, OverflowError):
-        return b""
-
-
 def read_duration_ns(wait: Wait, memory_fd: int, pidfd: int) -> int | None:
     """Return what the call's timeout says: a duration, or a time if it is absolute."""
     where, value = wait.timeout.where, wait.args[wait.timeout.arg] if wait.args else 0
@@ -166,7 +160,7 @@ class Timers:
         if timeout.where in _OPTIONS:
             return BlockedTimer("estimate", clockid, estimate_ns + shift, estimate_ns + shift)
         if self._expiries is None:
-            self._expiries = read_sleepers()
+            self._expiries = read_timers(_SLEEPER)
         at = bisect.bisect_left(self._expiries, (estimate_ns - _LATEST_NS, 0))
         near = []
         while at < len(self._expiries) and self._expiries[at][0] <= estimate_ns + _EARLIEST_NS:
@@ -213,30 +207,27 @@ def parse_exec_start(text: bytes) -> int | None:
     return None
 
 
-def read_sleepers() -> list[tuple[int, int]]:
-    """Return (earliest, latest) of every thread's armed hrtimer, CLOCK_MONOTONIC, sorted.
+def read_timers(function: bytes) -> list[tuple[int, int]]:
+    """Return (earliest, latest) of every armed hrtimer of `function`, sorted, each by its clock.
 
-    Timers of other clocks stand in the list by their own time and match nothing. Empty where the
-    kernel does not show the list.
+    Empty where the kernel does not show the list.
     """
     try:
         with open("/proc/timer_list", "rb") as listing:
-            return parse_sleepers(listing)
+            return parse_timer_list(listing, function)
     except OSError:
         return []
 
 
-def parse_sleepers(lines: Iterable[bytes]) -> list[tuple[int, int]]:
+def parse_timer_list(lines: Iterable[bytes], function: bytes) -> list[tuple[int, int]]:
     """Parse /proc/timer_list (kernel/time/timer_list.c): two lines a timer."""
-    found, is_sleeper = [], False
+    found, is_wanted = [], False
     for line in lines:
-        if b"hrtimer_wakeup" in line:
-            is_sleeper = True
-        elif is_sleeper:
-            is_sleeper = False
-            if line.startswith(b" # expires at "):
-                soft, _, hard = line.split()[3].partition(b"-")
-                found.append((int(soft), int(hard)))
+        if line.startswith(b" #") and not line.startswith(b" # "):
+            is_wanted = function in line
+        elif is_wanted and line.startswith(b" # expires at "):
+            soft, _, hard = line.split()[3].partition(b"-")
+            found.append((int(soft), int(hard)))
     return sorted(found)
 
 

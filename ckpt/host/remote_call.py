@@ -17,33 +17,26 @@ nothing in user space can close it, for only the tracer can load registers.
 
 from __future__ import annotations
 
-import bisect
 import os
 import signal
 import struct
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from ckpt.arch.x86_64.regs import EFLAGS_FIXED, EFLAGS_IF, REG_NAMES, REGS_SIZE, USER_CS, signed
 from ckpt.errors import CaptureError
 from ckpt.host import ptrace
+from ckpt.host.remote_place import find_memory, peek
 from ckpt.host.syscalls import syscall
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from ckpt.host.remote_place import CallPlace
 
 SCRATCH_BYTES: Final = 256
-"""The most that one call can store."""
-_RED_ZONE: Final = 128
-"""System V ABI, x86-64: bytes below rsp that a program may use without moving it."""
-_ALIGN: Final = 64
-_INSTRUCTION: Final = b"\x0f\x05"
+"""What one call can store unless more is borrowed."""
 _NO_CALL: Final = (1 << 64) - 1
 SYS_TGKILL: Final = 234
 """`arch/x86/entry/syscalls/syscall_64.tbl`"""
 _ALL_SIGNALS: Final = (1 << 64) - 1
-_PAGE: Final = 4096
-_PAGE_EXISTS: Final = 0b11 << 62
-"""Present or swapped out: bits of a /proc/PID/pagemap entry (Documentation/admin-guide/mm)."""
 
 _REGS: Final = struct.Struct("<27Q")
 _INDEX: Final = {name: index for index, name in enumerate(REG_NAMES)}
@@ -57,70 +50,6 @@ _RSEQ: Final = struct.Struct("<QIIII")
 """struct ptrace_rseq_configuration, 24 bytes: pointer, size, signature, flags, pad."""
 _RSEQ_CS_OFFSET: Final = 8
 """struct rseq: the pointer to the critical section, `include/uapi/linux/rseq.h`."""
-
-
-class Area(NamedTuple):
-    """A private area that can be written; `end` is exclusive."""
-
-    start: int
-    end: int
-    is_anonymous: bool
-
-
-class CallPlace(NamedTuple):
-    """Where a process can be made to call: addresses in the target."""
-
-    instruction: int
-    areas: list[Area]
-    """By address."""
-
-
-def find_place(tgid: int, tid: int, maps: bytes, likely: Iterable[int]) -> CallPlace | None:
-    """Find a `syscall` instruction of a stopped process, first at the `likely` addresses.
-
-    None: no code of it holds one.
-    """
-    lines = maps.splitlines()
-    memory = os.open(f"/proc/{tgid}/task/{tid}/mem", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        for address in (*likely, *_in_code(memory, lines)):
-            if _peek(memory, address, 2) == _INSTRUCTION:
-                return CallPlace(address, list(_writable(lines)))
-    finally:
-        os.close(memory)
-    return None
-
-
-def _writable(lines: list[bytes]) -> Iterator[Area]:
-    for line in lines:
-        addresses, permissions, _, _, inode = line.split(None, 5)[:5]
-        if permissions[1:2] == b"w" and permissions[3:4] == b"p":
-            start, _, end = addresses.partition(b"-")
-            yield Area(int(start, 16), int(end, 16), inode == b"0")
-
-
-def _in_code(memory: int, lines: list[bytes]) -> Iterator[int]:
-    """Yield where the two bytes of `syscall` stand in code, the vdso's first.
-
-    They need not be an instruction of the program: the CPU decodes from where rip points.
-    """
-    executable = [line for line in lines if line.split(None, 2)[1][2:3] == b"x"]
-    for line in sorted(executable, key=lambda line: not line.endswith(b"[vdso]")):
-        if line.endswith(b"[vsyscall]"):
-            continue
-        start, end = (int(part, 16) for part in line.split(None, 1)[0].split(b"-"))
-        for at in range(start, end, 1 << 20):
-            found = _peek(memory, at, min(1 << 20, end - at)).find(_INSTRUCTION)
-            if found >= 0:
-                yield at + found
-                break
-
-
-def _peek(memory: int, address: int, size: int) -> bytes:
-    try:
-        return os.pread(memory, size, address)
-    except (OSError, OverflowError):
-        return b""
 
 
 class RemoteCallError(CaptureError):
@@ -153,7 +82,7 @@ class RemoteCaller:
         self._saved: bytes | None = None
         self._mask = 0
         self._scratch = 0
-        self._scratch_bytes = b""
+        self._borrowed: list[tuple[int, bytes]] = []
         self._dispatch = b""
         self._section = (0, b"")
         self._memory = -1
@@ -206,7 +135,30 @@ class RemoteCaller:
 
     def read_scratch(self, size: int) -> bytes:
         """Return what a call has stored at `scratch`."""
-        return os.pread(self._memory, size, self._scratch)
+        return self.read(self._scratch, size)
+
+    def read(self, address: int, size: int) -> bytes:
+        """Return memory of the target, after the first call."""
+        return os.pread(self._memory, size, address)
+
+    def borrow(self, size: int) -> int:
+        """Return the address of `size` bytes more, which are put back like the scratch place.
+
+        Raises:
+            RemoteCallError: there is no private memory of that size.
+        """
+        saved = self._saved or self._take()
+        place = self._find_memory(saved, size)
+        self._borrowed.append((place, self.read(place, size)))
+        return place
+
+    def _find_memory(self, saved: bytes, size: int) -> int:
+        rsp = _REGS.unpack(saved)[_INDEX["rsp"]]
+        found = find_memory(self.tgid, self.tid, self._place.areas, rsp, size)
+        if found is None:
+            what = f"has no {size} bytes that a call could store to"
+            raise RemoteCallError(what, where=f"tid {self.tid}")
+        return found
 
     def _take(self) -> bytes:
         """Steps 1 and 2; return the registers. Killed here, we leave mask and dispatch changed."""
@@ -215,8 +167,8 @@ class RemoteCaller:
         self._mask = ptrace.get_sigmask(tid)
         self._memory = os.open(f"/proc/{self.tgid}/task/{tid}/mem", os.O_RDWR | os.O_CLOEXEC)
         try:
-            self._scratch = self._find_scratch(_REGS.unpack(saved)[_INDEX["rsp"]])
-            self._scratch_bytes = os.pread(self._memory, SCRATCH_BYTES, self._scratch)
+            self._scratch = self._find_memory(saved, SCRATCH_BYTES)
+            self._borrowed = [(self._scratch, self.read(self._scratch, SCRATCH_BYTES))]
             self._section = self._read_section()
             if self._in_seccomp:
                 self._suspend_seccomp()
@@ -228,34 +180,6 @@ class RemoteCaller:
         self._saved = saved
         return saved
 
-    def _find_scratch(self, rsp: int) -> int:
-        """Choose a place whose page exists already, below the stack pointer if possible."""
-        below = (rsp - _RED_ZONE - SCRATCH_BYTES) & -_ALIGN
-        usable = self._is_writable(below)
-        if usable and self._exists(below):
-            return below
-        for area in sorted(self._place.areas, key=lambda area: not area.is_anonymous)[:64]:
-            last = area.end - SCRATCH_BYTES
-            for place in (area.start, last):
-                if self._exists(place):
-                    return place
-        if usable:
-            return below
-        raise RemoteCallError("has no memory that a call could store to", where=f"tid {self.tid}")
-
-    def _is_writable(self, place: int) -> bool:
-        index = bisect.bisect_right(self._place.areas, (place, _NO_CALL, True)) - 1
-        return index >= 0 and place + SCRATCH_BYTES <= self._place.areas[index].end
-
-    def _exists(self, place: int) -> bool:
-        """Tell whether the pages of a scratch place are there: touching one must not make it."""
-        with open(f"/proc/{self.tgid}/task/{self.tid}/pagemap", "rb", buffering=0) as pagemap:
-            for page in {place // _PAGE, (place + SCRATCH_BYTES - 1) // _PAGE}:
-                entry = os.pread(pagemap.fileno(), 8, page * 8)
-                if not int.from_bytes(entry, "little") & _PAGE_EXISTS:
-                    return False
-        return True
-
     def _read_section(self) -> tuple[int, bytes]:
         """Read rseq_cs: the kernel clears it when a thread goes to user mode outside of it."""
         try:
@@ -263,7 +187,7 @@ class RemoteCaller:
             pointer = _RSEQ.unpack(ptrace.get_record(self.tid, request, _RSEQ.size))[0]
         except OSError:
             return 0, b""  # Before Linux 5.13 nobody can tell; sections are a few instructions.
-        content = _peek(self._memory, pointer + _RSEQ_CS_OFFSET, 8) if pointer else b""
+        content = peek(self._memory, pointer + _RSEQ_CS_OFFSET, 8) if pointer else b""
         return pointer + _RSEQ_CS_OFFSET, content if any(content) else b""
 
     def _suspend_seccomp(self) -> None:
@@ -316,7 +240,8 @@ class RemoteCaller:
         try:
             ptrace.set_regset(tid, ptrace.NT_PRSTATUS, saved)
             ptrace.set_sigmask(tid, self._mask)
-            os.pwrite(self._memory, self._scratch_bytes, self._scratch)
+            for place, content in reversed(self._borrowed):
+                os.pwrite(self._memory, content, place)
             if self._dispatch:
                 self._set_dispatch(self._dispatch)
             self._reach_trap()
