@@ -16,10 +16,12 @@ from typing import Final
 
 from ckpt.errors import CaptureError, HostError
 from ckpt.host.bpf_cache import Cache
-from ckpt.host.bpf_decode import Surroundings, decode_tasks, find_process
+from ckpt.host.bpf_decode import decode_tasks
+from ckpt.host.bpf_decode_thread import Surroundings
 from ckpt.host.bpf_events import TaskEvents
 from ckpt.host.bpf_load import Libbpf, Loaded, load_bytecode
 from ckpt.host.bpf_records import TIMERS_RECORD
+from ckpt.host.bpf_sort import find_process
 from ckpt.host.bpf_store import PROGRAMS, load_programs
 from ckpt.host.kallsyms import load_symbols
 from ckpt.host.kernel_view import NO_OBJECT, FileView, KernelId, KernelView, VmaView

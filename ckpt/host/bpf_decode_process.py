@@ -18,7 +18,7 @@ from ckpt.host.kernel_view import (
 
 if TYPE_CHECKING:
     from ckpt.host import bpf_records as records
-    from ckpt.host.bpf_decode import Surroundings
+    from ckpt.host.bpf_decode_thread import Surroundings
 
 RLIMIT_COUNT: Final = 16
 """RLIM_NLIMITS, include/uapi/asm-generic/resource.h."""

@@ -10,7 +10,7 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from ckpt.host import bpf_records as records
-from ckpt.host.bpf_decode import decode_restart
+from ckpt.host.bpf_decode_thread import decode_restart
 from ckpt.host.kernel_view import TaskEvent
 
 if TYPE_CHECKING:

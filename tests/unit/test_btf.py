@@ -246,14 +246,14 @@ def offsets_of(layout: str) -> Iterator[int]:
 
 
 def test_constants_are_those_of_the_headers(tmp_path: Path) -> None:
-    from ckpt.host import bpf, bpf_decode, bpf_decode_files
+    from ckpt.host import bpf, bpf_decode_files, bpf_sort
 
     values = {
-        "TASKS_LDT": bpf_decode.LDT,
-        "TASKS_CORE": bpf_decode.CORE,
-        "TASKS_MM": bpf_decode.MM,
-        "TASKS_BYTES_HEADER": bpf_decode._HEADER_BYTES,
-        "__builtin_offsetof(struct tasks_bytes, bytes)": bpf_decode._HEADER_BYTES,
+        "TASKS_LDT": bpf_sort.LDT,
+        "TASKS_CORE": bpf_sort.CORE,
+        "TASKS_MM": bpf_sort.MM,
+        "TASKS_BYTES_HEADER": bpf_sort.HEADER_BYTES,
+        "__builtin_offsetof(struct tasks_bytes, bytes)": bpf_sort.HEADER_BYTES,
         "TIMERS_A_PASS": bpf._TIMERS_A_PASS,
         "AREAS_SHORT_BYTES": bpf_decode_files._AREA_SHORT_BYTES,
         "__builtin_offsetof(struct areas_record, anon_name)": bpf_decode_files._AREA_SHORT_BYTES,
