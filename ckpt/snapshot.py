@@ -75,6 +75,9 @@ def snapshot(
                     _open_writer(pid, output, options) as writer,
                     target.watch_tasks(process, observer),
                 ):
+                    watch.step("make room for the image")
+                    stays = options.leave_running or options.leave_stopped
+                    writer.preallocate(target.estimate_bytes(process), prefault=stays)
                     return _take(process, observer, writer, watch, started)
         finally:
             os.close(process.pidfd)

@@ -150,6 +150,13 @@ def open_observer(process: Process) -> Iterator[Observer | None]:
             process.observer = None
 
 
+def estimate_bytes(process: Process) -> int:
+    """Return about how many bytes of pages the image will have: what is resident, not of files."""
+    fields = parse_fields(process.read("status"))
+    sizes = (fields.get(name, b"0 kB") for name in (b"RssAnon", b"RssShmem", b"VmSwap"))
+    return sum(int(size.split()[0]) for size in sizes) * 1024
+
+
 @contextmanager
 def watch_tasks(process: Process, observer: Observer | None) -> Iterator[None]:
     """Record forks, execs and exits of the target while it is being stopped."""
