@@ -6,16 +6,19 @@ collection order; a test only waits for its own.
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from tests.live.harness import Build, Case, Mode, Outcome, Run, become_subreaper, run_case
+from tests.live.harness import PAUSE_S, Build, Case, Mode, Outcome, Run, become_subreaper, run_case
 
 PARALLEL = 3
 CASE_S = 100.0
+SLOW_S = (1.2, 3.0)
 HUGE_PAGES = Path("/proc/sys/vm/nr_hugepages")
 HUGE_PAGES_WANTED = 16
 HERE = Path(__file__).parent
@@ -56,6 +59,20 @@ def _selected_cases(session: pytest.Session) -> list[tuple[Case, Mode]]:
     return selected
 
 
+def _choose_limit(pool: ThreadPoolExecutor, build: Build) -> str:
+    """Time a few cases side by side; a call must outlast the snapshot that is to catch it.
+
+    The programs have limits of 1.5, 5 and 15 s (tests/programs/blocked.h).
+    """
+    warm = Case("thread_names")
+    pool.submit(run_case, warm, Mode.LEFT_RUNNING, build).result()  # fills the bytecode cache
+    start = time.monotonic()
+    for done in [pool.submit(run_case, warm, Mode.RESTORED, build) for _ in range(PARALLEL)]:
+        done.result()
+    took_s = time.monotonic() - start - PAUSE_S
+    return str(sum(took_s > slow_s for slow_s in SLOW_S))
+
+
 @pytest.fixture(scope="session")
 def outcomes(
     request: pytest.FixtureRequest, build: Build
@@ -63,6 +80,7 @@ def outcomes(
     """Every selected case, started in order, a few at a time."""
     request.getfixturevalue("huge_pages")
     pool = ThreadPoolExecutor(PARALLEL)
+    os.environ["CKPT_LIMIT"] = _choose_limit(pool, build)
     yield {
         (case, mode): pool.submit(run_case, case, mode, build)
         for case, mode in _selected_cases(request.session)

@@ -59,14 +59,14 @@ static void wake_shared(void)
 
 static long bitset_limit(void)
 {
-	absolute = from_now(CLOCK_MONOTONIC, LIMIT_NS);
+	absolute = from_now(CLOCK_MONOTONIC, limit_ns);
 	keep(&absolute, sizeof(absolute));
 	return futex(&word, FUTEX_WAIT_BITSET | FUTEX_PRIVATE_FLAG, 0, &absolute, 0x10);
 }
 
 static long bitset_realtime(void)
 {
-	absolute = from_now(CLOCK_REALTIME, REAL_LIMIT_NS);
+	absolute = from_now(CLOCK_REALTIME, real_limit_ns);
 	keep(&absolute, sizeof(absolute));
 	return futex(&word, FUTEX_WAIT_BITSET | FUTEX_PRIVATE_FLAG | FUTEX_CLOCK_REALTIME, 0, &absolute,
 		     0x10);
@@ -109,14 +109,14 @@ static long waitv_limit(void)
 	struct waitv waits[2] = { { 0, (uint64_t)&word, 2 | FUTEX_PRIVATE_FLAG, 0 },
 				  { 0, (uint64_t)&second, 2 | FUTEX_PRIVATE_FLAG, 0 } };
 
-	absolute = from_now(CLOCK_MONOTONIC, LIMIT_NS);
+	absolute = from_now(CLOCK_MONOTONIC, limit_ns);
 	keep(&absolute, sizeof(absolute));
 	return syscall(449 /* SYS_futex_waitv */, waits, 2, 0, &absolute, CLOCK_MONOTONIC);
 }
 
 static long libc_semaphore(void)
 {
-	absolute = from_now(CLOCK_REALTIME, REAL_LIMIT_NS);
+	absolute = from_now(CLOCK_REALTIME, real_limit_ns);
 	return sem_timedwait(&semaphore, &absolute);
 }
 
@@ -134,7 +134,7 @@ static long libc_condition(void)
 {
 	long rc;
 
-	absolute = from_now(CLOCK_MONOTONIC, LIMIT_NS);
+	absolute = from_now(CLOCK_MONOTONIC, limit_ns);
 	pthread_mutex_lock(&mutex);
 	rc = pthread_cond_timedwait(&condition, &mutex, &absolute);
 	pthread_mutex_unlock(&mutex);

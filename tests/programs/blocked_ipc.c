@@ -87,7 +87,7 @@ static void setup_mq(void)
 
 static long mq_limit(void)
 {
-	absolute = from_now(CLOCK_REALTIME, LIMIT_NS);
+	absolute = from_now(CLOCK_REALTIME, real_limit_ns);
 	return mq_timedreceive(posix_queue, buffer, 64, 0, &absolute);
 }
 

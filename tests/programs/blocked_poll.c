@@ -5,7 +5,7 @@
 #include <sys/eventfd.h>
 #include <sys/select.h>
 
-#define LIMIT_MS (LIMIT_NS / 1000000)
+#define LIMIT_MS (limit_ns / 1000000)
 
 static int quiet, epoll;
 static struct pollfd one;
@@ -214,7 +214,7 @@ static long poll_loop(void)
 
 static void check_both_rounds(void)
 {
-	long long late = blocked_end - blocked_start - 2 * LIMIT_NS;
+	long long late = blocked_end - blocked_start - 2 * limit_ns;
 
 	if (late < -20000000LL || late > 2 * SLACK_NS)
 		fail("two rounds: expected %lld ms got %lld ms", 2 * LIMIT_MS,

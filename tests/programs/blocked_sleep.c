@@ -43,20 +43,20 @@ static long realtime(void)
 
 static long monotonic_until(void)
 {
-	absolute = from_now(CLOCK_MONOTONIC, LIMIT_NS);
+	absolute = from_now(CLOCK_MONOTONIC, limit_ns);
 	keep(&absolute, sizeof(absolute));
 	return on_clock(CLOCK_MONOTONIC, TIMER_ABSTIME, &absolute);
 }
 
 static long boottime_until(void)
 {
-	absolute = from_now(CLOCK_BOOTTIME, LIMIT_NS);
+	absolute = from_now(CLOCK_BOOTTIME, limit_ns);
 	return on_clock(CLOCK_BOOTTIME, TIMER_ABSTIME, &absolute);
 }
 
 static long realtime_until(void)
 {
-	absolute = from_now(CLOCK_REALTIME, REAL_LIMIT_NS);
+	absolute = from_now(CLOCK_REALTIME, real_limit_ns);
 	return on_clock(CLOCK_REALTIME, TIMER_ABSTIME, &absolute);
 }
 
