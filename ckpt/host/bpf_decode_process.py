@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Final
 
 from ckpt.host.kernel_view import (
@@ -130,6 +131,7 @@ def _encode_dev(major: int, minor: int) -> int:
     return minor & 0xFF | major << 8 | (minor & ~0xFF) << 12
 
 
+@cache
 def decode_kernel_dev(dev: int) -> int:
     """Turn a dev_t of the kernel (12 bits major, 20 bits minor) into user space's encoding."""
     return _encode_dev(dev >> 20, dev & 0xFFFFF)

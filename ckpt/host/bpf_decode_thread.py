@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 import msgspec
@@ -175,12 +176,18 @@ def decode_thread(
 
 def without_gaps(view: _AnyView, gaps: tuple[str, ...]) -> _AnyView:
     """Replace by None what was read from members that this kernel lacks."""
-    hidden = {
-        field: None
+    hidden = _hidden_fields(type(view), gaps)
+    return msgspec.structs.replace(view, **dict.fromkeys(hidden)) if hidden else view
+
+
+@cache
+def _hidden_fields(view: type[msgspec.Struct], gaps: tuple[str, ...]) -> tuple[str, ...]:
+    """Name the fields of a view that have no source in this kernel."""
+    return tuple(
+        field
         for field, members in _MEMBERS_OF_FIELDS.items()
         if field in view.__struct_fields__ and any(member in gaps for member in members)
-    }
-    return msgspec.structs.replace(view, **hidden) if hidden else view
+    )
 
 
 def decode_restart(fields: tuple[int, ...], symbols: Symbols) -> RestartBlock | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import struct
 import subprocess
 from collections.abc import Iterator
@@ -267,3 +268,32 @@ def test_constants_are_those_of_the_headers(tmp_path: Path) -> None:
     #include "areas.h"
     int main(void) {{ {prints} }}"""
     assert [int(word) for word in run_c(tmp_path, text).split()] == list(values.values())
+
+
+def test_uapi_layouts_and_constants(tmp_path: Path) -> None:
+    """Against the installed linux/btf.h and linux/bpf.h (of Linux 6.1 or later)."""
+    from ckpt.host import bpf_compile, bpf_load, btf
+
+    values = {
+        "sizeof(struct btf_header)": btf._HEADER.size,
+        "sizeof(struct btf_type)": btf._TYPE.size,
+        "sizeof(struct btf_member)": btf._MEMBER.size,
+        "sizeof(struct btf_array)": btf._ARRAY.size,
+        "BTF_MAGIC": MAGIC,
+        **{f"BTF_KIND_{kind.name}": kind.value for kind in Kind if kind is not Kind.VOID},
+        "sizeof(struct bpf_insn)": bpf_compile._INSTRUCTION.size,
+        "BPF_LD | BPF_IMM | BPF_DW": bpf_compile._LD_IMM64,
+        "BPF_PSEUDO_MAP_FD": bpf_compile._PSEUDO_MAP_FD,
+        "BPF_PROG_TYPE_RAW_TRACEPOINT": bpf_load._RAW_TRACEPOINT,
+        "BPF_PROG_TYPE_TRACING": bpf_load._TRACING,
+        "BPF_TRACE_ITER": bpf_load._TRACE_ITER,
+        "sizeof(union bpf_iter_link_info)": ctypes.sizeof(bpf_load._TaskLimit),
+    }
+    prints = "".join(f'printf("%d ", (int)({name}));' for name in values)
+    text = f"""
+    #include <linux/bpf.h>
+    #include <linux/btf.h>
+    #include <stdio.h>
+    int main(void) {{ {prints} }}"""
+    found = [int(word) for word in run_c(tmp_path, text).split()]
+    assert dict(zip(values, found, strict=True)) == values
