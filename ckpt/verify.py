@@ -91,7 +91,7 @@ def find_differences(
     process = Process(skeleton.tgid, options, Identities())
     process.pidfd = os.pidfd_open(skeleton.tgid)
     try:
-        volatile = [
+        volatile: list[tuple[int, int]] = [
             span
             for module in modules()
             if hasattr(module, "volatile_memory")

@@ -17,13 +17,13 @@ import msgspec
 from ckpt.errors import Finding
 from ckpt.host import pagemap
 from ckpt.objects import mapped_files
+from ckpt.objects.area_actions import FillPages, MoveSpecial
 from ckpt.objects.base import Plain, Record
 from ckpt.objects.mapped_files import MappedFile
-from ckpt.objects.maps_text import MapsLine, SmapsEntry, parse_maps, parse_smaps
-from ckpt.objects.numa import build_mbind, parse_numa_maps
+from ckpt.objects.maps_text import SPECIAL, MapsLine, SmapsEntry, parse_maps, parse_smaps
+from ckpt.objects.mempolicy_text import build_mbind, parse_numa_maps
 from ckpt.objects.passing import SendFds, batches, close_call, lowest_free, receive_call
 from ckpt.objects.steps import (
-    Blob,
     Call,
     Token,
     born,
@@ -34,12 +34,12 @@ from ckpt.objects.steps import (
 from ckpt.objects.vma_flags import IGNORED, PKEY_BITS, PKEY_SHIFT, STABLE_MASK, Vm
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
 
-    from ckpt.objects.base import Builder, Options, Process, Records, Restorer
+    from ckpt.objects.base import Builder, Options, Process, Records
 
-SYS_MMAP, SYS_MPROTECT, SYS_MUNMAP, SYS_MREMAP, SYS_MADVISE = 9, 10, 11, 25, 28
-SYS_PREADV, SYS_MLOCK2, SYS_PKEY_MPROTECT, SYS_MSEAL, SYS_PRCTL = 295, 325, 329, 462, 157
+SYS_MMAP, SYS_MPROTECT, SYS_MADVISE = 9, 10, 28
+SYS_MLOCK2, SYS_PKEY_MPROTECT, SYS_MSEAL, SYS_PRCTL = 325, 329, 462, 157
 PR_SET_VMA, PR_SET_VMA_ANON_NAME = 0x53564D41, 0
 
 MAP_SHARED, MAP_PRIVATE, MAP_DROPPABLE, MAP_ANONYMOUS = 0x1, 0x2, 0x8, 0x20
@@ -60,17 +60,13 @@ _ADVICE: Final = {
 """Flag -> MADV_* that sets it; `include/uapi/asm-generic/mman-common.h`."""
 _MADV_GUARD_INSTALL: Final = 102
 _MLOCK_ONFAULT: Final = 1
-_IOV_MAX: Final = 1024
-_MAX_RW_COUNT: Final = 0x7FFF_F000
-
-SPECIAL: Final = (b"[vdso]", b"[vvar]", b"[vvar_vclock]", b"[vsyscall]", b"[vectors]")
 
 _UFFD: Final = int(Vm.UFFD_MISSING | Vm.UFFD_WP | Vm.UFFD_MINOR)
 _IGNORED: Final = int(IGNORED)
 _UNREADABLE: Final = (b"[vvar]", b"[vvar_vclock]")
 
 
-class Area(Plain, array_like=True):
+class Area(Plain, array_like=True, frozen=True):
     """One struct vm_area_struct."""
 
     start: int
@@ -97,7 +93,7 @@ class Area(Plain, array_like=True):
         return self.flags & 7
 
 
-class AreasRecord(Record, tag="areas"):
+class AreasRecord(Record, tag="areas", frozen=True):
     """The layout of one mm; pages of its own are stored under the same objref."""
 
     VOLATILE: ClassVar[frozenset[str]] = frozenset()
@@ -293,11 +289,11 @@ def plan(records: Records, build: Builder) -> None:
 
 def _plan_process(tgid: int, record: AreasRecord, build: Builder) -> None:
     anonymous = [area for area in record.areas if area.file < 0 and not area.special]
-    special = [area for area in record.areas if area.special]
+    spans = {area.special: (area.start, area.end) for area in record.areas if area.special}
     moved = Token("vdso", tgid)
     build.ptrace(
         tgid,
-        MoveSpecial(tgid, special),
+        MoveSpecial(tgid, spans),
         "move vdso and vvar",
         needs=(born(tgid),),
         provides=(moved,),
@@ -411,96 +407,3 @@ def _finish_area(area: Area) -> Iterator[Call]:
     if area.flags & Vm.LOCKED:
         onfault = _MLOCK_ONFAULT if area.flags & Vm.LOCKONFAULT else 0
         yield Call(SYS_MLOCK2, (area.start, size, onfault))
-
-
-class MoveSpecial:
-    """Move the seed's vdso and vvar to where the target had them, or unmap them."""
-
-    def __init__(self, tid: int, areas: Sequence[Area]) -> None:
-        self.tid = tid
-        self.areas = {area.special: (area.start, area.end) for area in areas}
-
-    def perform(self, restorer: Restorer) -> None:
-        """Go by way of a free place when old and new overlap."""
-        now = {
-            line.name: (line.start, line.end)
-            for line in restorer.read_maps(self.tid)
-            if line.name in SPECIAL and line.name != b"[vsyscall]"
-        }
-        gone = [span for name, span in now.items() if name not in self.areas]
-        restorer.play(self.tid, [Call(SYS_MUNMAP, (low, high - low)) for low, high in gone])
-        moves = {name: now[name] for name in self.areas if name in now}
-        if all(moves[name] == self.areas[name] for name in moves):
-            return
-        spare = restorer.find_hole(sum(high - low for low, high in moves.values()))
-        calls: list[Call] = []
-        for name, (low, high) in sorted(moves.items(), key=lambda item: item[1]):
-            calls.append(_move_call(low, high - low, spare))
-            moves[name] = (spare, spare + high - low)
-            spare += high - low
-        for name, (low, high) in moves.items():
-            calls.append(_move_call(low, high - low, self.areas[name][0]))
-        restorer.play(self.tid, calls)
-
-    def describe(self) -> str:
-        """Return one line for `--dry-run`."""
-        shown = (f"{name.decode()} at {low:#x}" for name, (low, _) in self.areas.items())
-        return f"move {', '.join(shown)}"
-
-
-def _move_call(start: int, size: int, to: int) -> Call:
-    maymove_fixed = 3
-    return Call(SYS_MREMAP, (start, size, size, maymove_fixed, to), to)
-
-
-class FillPages:
-    """Let the task read its pages from the image, each extent straight to its place."""
-
-    def __init__(self, tid: int, ref: int, socket_fd: int) -> None:
-        self.tid = tid
-        self.ref = ref
-        self.socket_fd = socket_fd
-
-    def perform(self, restorer: Restorer) -> None:
-        """Pass the image, play the reads, close it again."""
-        extents, offset = restorer.page_extents(self.ref)
-        if not extents:
-            return
-        restorer.send_fds([restorer.image_fd])
-        fd = next(lowest_free({self.socket_fd}))
-        calls = [receive_call(self.socket_fd, 1)]
-        calls += build_reads(fd, extents, offset)
-        calls.append(close_call(fd))
-        restorer.play(self.tid, calls)
-
-    def describe(self) -> str:
-        """Return one line for `--dry-run`."""
-        return f"preadv every page of object {self.ref} from the image"
-
-
-def build_reads(fd: int, extents: array[int], offset: int) -> Iterator[Call]:
-    """Yield preadv calls that spread consecutive file bytes over the extents."""
-    for batch in _read_batches(extents):
-        size = sum(batch[1::2])
-        iovec = Blob(batch.tobytes())
-        yield Call(SYS_PREADV, (fd, iovec, len(batch) // 2, offset, 0), size)
-        offset += size
-
-
-def _read_batches(extents: array[int]) -> Iterator[array[int]]:
-    """Split extents so that no call has more than IOV_MAX of them or MAX_RW_COUNT bytes."""
-    for i in range(0, len(extents), 2 * _IOV_MAX):
-        batch = extents[i : i + 2 * _IOV_MAX]
-        if sum(batch[1::2]) <= _MAX_RW_COUNT:
-            yield batch
-        else:
-            yield from _read_pieces(batch)
-
-
-def _read_pieces(batch: Iterable[int]) -> Iterator[array[int]]:
-    items = iter(batch)
-    for start, length in zip(items, items, strict=True):
-        while length:
-            part = min(length, _MAX_RW_COUNT & -4096)
-            yield array("Q", (start, part))
-            start, length = start + part, length - part

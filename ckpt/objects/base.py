@@ -56,7 +56,7 @@ class Plain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A part of a record (one area, one descriptor). Same strictness, no tag of its own."""
 
 
-class ProcessRecord(Record, tag="process"):
+class ProcessRecord(Record, tag="process", frozen=True):
     """One process: its threads, and which shared objects it uses."""
 
     tgid: int

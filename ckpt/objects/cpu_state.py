@@ -29,7 +29,7 @@ _ARCH_REQ_XCOMP_PERM: Final = 0x1023
 _AMX_TILEDATA: Final = 18
 
 
-class CpuRecord(Record, tag="cpu"):
+class CpuRecord(Record, tag="cpu", frozen=True):
     """What a whole process has: its LDT, and how its XSAVE areas are laid out."""
 
     tgid: int
@@ -37,14 +37,14 @@ class CpuRecord(Record, tag="cpu"):
     ldt: list[UserDesc]
 
 
-class XstateRecord(Record, tag="xstate"):
+class XstateRecord(Record, tag="xstate", frozen=True):
     """The XSAVE area (NT_X86_XSTATE) of one thread, in the image's layout."""
 
     tid: int
     area: bytes
 
 
-class SegmentsRecord(Record, tag="segments"):
+class SegmentsRecord(Record, tag="segments", frozen=True):
     """TLS segments and debug registers of one thread that has any."""
 
     tid: int

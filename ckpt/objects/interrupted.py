@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ckpt.objects.base import Process, Restorer
 
 
-class RearmFacts(Plain, kw_only=True):
+class RearmFacts(Plain, kw_only=True, frozen=True):
     """A restart_block: the function by its symbol, its arguments, and the time that was left."""
 
     fn: str
@@ -40,7 +40,7 @@ class RearmFacts(Plain, kw_only=True):
     bitset: int = 0
 
 
-class Interrupted(Plain, kw_only=True):
+class Interrupted(Plain, kw_only=True, frozen=True):
     """How one thread's call goes on."""
 
     kind: restart.Kind

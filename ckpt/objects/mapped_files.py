@@ -28,7 +28,7 @@ _HUGETLB: Final = int(Vm.HUGETLB)
 _DELETED: Final = b" (deleted)"
 
 
-class MappedFile(Plain):
+class MappedFile(Plain, frozen=True):
     """One file that areas map."""
 
     path: str
@@ -45,11 +45,11 @@ class Capture(NamedTuple):
     """Files found, and which of them each area maps."""
 
     files: list[MappedFile]
-    index: dict[tuple[bytes, int], int]
+    by_inode: dict[tuple[bytes, int], int]
 
     def index_of(self, line: MapsLine) -> int:
         """Return the index of the area's file, -1 if it has none."""
-        return self.index.get((line.dev, line.inode), -1) if line.inode else -1
+        return self.by_inode.get((line.dev, line.inode), -1) if line.inode else -1
 
 
 def capture(process: Process, lines: Iterable[MapsLine], entries: dict[int, SmapsEntry]) -> Capture:
@@ -57,8 +57,8 @@ def capture(process: Process, lines: Iterable[MapsLine], entries: dict[int, Smap
     found = Capture([], {})
     for line in lines:
         key = (line.dev, line.inode)
-        if line.inode and key not in found.index and not entries[line.start].flags & _HUGETLB:
-            found.index[key] = len(found.files)
+        if line.inode and key not in found.by_inode and not entries[line.start].flags & _HUGETLB:
+            found.by_inode[key] = len(found.files)
             found.files.append(_capture_file(process, line))
     return found
 
@@ -101,7 +101,7 @@ def _is_at(path: str, status: os.stat_result) -> bool:
     return (found.st_dev, found.st_ino) == (status.st_dev, status.st_ino)
 
 
-def _kind_of(name: bytes) -> tuple[str, bytes]:
+def _kind_of(name: bytes) -> tuple[inode.Kind, bytes]:
     """Return the kind of inode behind a mapping without a path, and its name."""
     name = name.removesuffix(_DELETED)
     if name == b"/dev/zero":

@@ -5,12 +5,16 @@ Source: `fs/proc/task_mmu.c` (show_map_vma, show_smap_vma_flags), kernel 6.18.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ckpt.objects.vma_flags import SMAPS_CODES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+SPECIAL: Final = (b"[vdso]", b"[vvar]", b"[vvar_vclock]", b"[vsyscall]")
+"""Names of what the kernel maps by itself."""
 
 
 class MapsLine(NamedTuple):

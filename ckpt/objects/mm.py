@@ -44,7 +44,7 @@ _STAT_FIELDS: Final = {
 }
 
 
-class MmRecord(Record, tag="mm"):
+class MmRecord(Record, tag="mm", frozen=True):
     """One struct mm_struct; addresses are the target's."""
 
     VOLATILE: ClassVar[frozenset[str]] = frozenset()

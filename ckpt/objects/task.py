@@ -47,7 +47,7 @@ _CLONE_THREAD_FLAGS: Final = 0x100 | 0x200 | 0x400 | 0x800 | 0x10000 | 0x40000
 _CLONE_ARGS: Final = struct.Struct("<11Q")
 
 
-class ThreadRecord(Record, tag="thread"):
+class ThreadRecord(Record, tag="thread", frozen=True):
     """One living thread."""
 
     VOLATILE: ClassVar[frozenset[str]] = frozenset({"interrupted"})

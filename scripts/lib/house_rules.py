@@ -28,6 +28,7 @@ LAYERS = {
     "ckpt.verify": 4,
     "ckpt.snapshot": 4,
     "ckpt.reissue": 4,
+    "ckpt.sleepers": 4,
     "ckpt.restore": 4,
     "ckpt.restorer": 4,
     "ckpt.target": 4,
