@@ -19,6 +19,7 @@ MODULES = (
     "task",
     "cpu_state",
     "areas",
+    "vdso",
     "mm",
     "fs",
     "files",
