@@ -6,7 +6,7 @@
  * levels are left out. A struct name may carry a ___flavor, for members of other kernel versions.
  * A member that this kernel lacks reads as zero and is reported as a gap by the host side.
  *
- * The pointer argument has to be a plain name.
+ * The pointer argument has to be a plain name, or &name->member.
  */
 #ifndef CKPT_READ_H
 #define CKPT_READ_H
@@ -27,6 +27,29 @@
 			bpf_probe_read_kernel(&value_, sizeof(value_), \
 					      ADDRESS(type, pointer, member)); \
 		value_; \
+	})
+
+/* The same of a struct that was copied whole into our own memory: a plain load. */
+#define LOAD(type, copy, member) \
+	({ \
+		typeof(((struct type *)0)->member) value_ = 0; \
+		if (PRESENT(type, member)) \
+			value_ = *(typeof(value_) *)ADDRESS(type, copy, member); \
+		value_; \
+	})
+#define LOAD_AS(type, copy, member, scalar) \
+	({ \
+		scalar value_ = 0; \
+		if (PRESENT(type, member)) \
+			value_ = *(scalar *)ADDRESS(type, copy, member); \
+		value_; \
+	})
+#define LOAD_BITS(type, copy, member) \
+	({ \
+		__u32 value_ = 0; \
+		if (type##__##member##__WIDTH) \
+			value_ = *(__u8 *)((void *)(copy) + type##__##member##__OFFSET); \
+		(value_ >> type##__##member##__SHIFT) & type##__##member##__MASK; \
 	})
 
 /* Value of a bit field. */

@@ -22,7 +22,7 @@ _RAW_TRACEPOINT: Final = 17
 _TRACING: Final = 26
 _TRACE_ITER: Final = 28
 _LOG_BYTES: Final = 1 << 16
-_READ_BYTES: Final = 1 << 20
+_READ_BYTES: Final = 1 << 15
 _LD_IMM64_LOW: Final = struct.Struct("<BBhi")
 _PSEUDO_MAP_FD: Final = 1
 
