@@ -28,8 +28,10 @@ BPF_ITER(task)
 	regs = (void *)bpf_task_pt_regs(task);
 	w.seq = ctx->meta->seq;
 	w.task = task;
-	w.leader = (void *)READ(task_struct, task, group_leader);
-	w.group_signal = (void *)READ(task_struct, task, signal);
+	w.copy = &buffer->task;
+	bpf_probe_read_kernel(w.copy, sizeof(buffer->task), task);
+	w.leader = (void *)LOAD(task_struct, w.copy, group_leader);
+	w.group_signal = (void *)LOAD(task_struct, w.copy, signal);
 	w.pid_level = reader_pid_level();
 	emit_core(&w, &record->core);
 	emit_abi(&w, regs, &record->abi);

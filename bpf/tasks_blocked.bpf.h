@@ -118,11 +118,11 @@ static __always_inline void emit_jiffies_timer(struct walk *w, void *timer,
 /* Only of a task that sleeps: the stack of a running one changes, that of a traced one is stale. */
 static __always_inline void emit_blocked(struct walk *w, __u64 regs, struct scratch *buffer)
 {
-	void *task = w->task;
-	__u32 state = READ(task_struct, task, __state);
-	__u64 sp = READ(task_struct, task, thread.sp);
+	struct task_struct *copy = w->copy;
+	__u32 state = LOAD(task_struct, copy, __state);
+	__u64 sp = LOAD(task_struct, copy, thread.sp);
 
-	if (!state || state & TASK_STOPPED_OR_TRACED || READ(task_struct, task, on_cpu))
+	if (!state || state & TASK_STOPPED_OR_TRACED || LOAD(task_struct, copy, on_cpu))
 		return;
 	find_callbacks(sp, regs, buffer);
 	if (!buffer->first_block)

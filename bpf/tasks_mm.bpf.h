@@ -82,7 +82,7 @@ static __always_inline void emit_ldt(struct walk *w, void *mm, struct tasks_byte
 static __always_inline void emit_memory(struct walk *w, union any_record *record)
 {
 	void *task = w->task, *leader = w->leader;
-	void *mm = (void *)READ(task_struct, task, mm);
+	void *mm = (void *)LOAD(task_struct, w->copy, mm);
 
 	if (!mm || (task != leader && READ(task_struct, leader, mm)))
 		return;

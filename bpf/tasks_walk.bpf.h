@@ -19,6 +19,7 @@ union any_record {
 };
 
 struct scratch {
+	struct task_struct task __attribute__((aligned(8)));
 	__u64 first_block;
 	__u64 last_block;
 	__u64 hrtimer;
@@ -35,6 +36,7 @@ BPF_ARRAY(scratch, struct scratch, 1);
 struct walk {
 	struct seq_file *seq;
 	void *task;
+	struct task_struct *copy;
 	void *leader;
 	void *group_signal;
 	__u32 pid_level;

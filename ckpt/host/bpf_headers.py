@@ -24,11 +24,11 @@ KERNEL_ABSENT: Final = 1 << 24
 _COMMENT: Final = re.compile(r"/\*.*?\*/", re.S)
 _DEFINE: Final = re.compile(r"^[ \t]*#define(?:[^\n]*\\\n)*[^\n]*$", re.M)
 _VALUE: Final = re.compile(
-    r"\b(?:READ|READ_AS|LOAD|LOAD_AS|COPY|ADDRESS)\(\s*(\w+)\s*,\s*[&\w>-]+\s*,\s*(\w+(?:\.\w+)*)"
+    r"\b(?:READ|READ_AS|LOAD|LOAD_AS|COPY|ADDRESS)\(\s*(\w+)\s*,\s*[&\w.>-]+\s*,\s*(\w+(?:\.\w+)*)"
 )
 _LAYOUT: Final = re.compile(r"\b(?:OFFSET|MEMBER_BYTES)\(\s*(\w+)\s*,\s*(\w+(?:\.\w+)*)\s*\)")
 _PRESENT: Final = re.compile(r"\bPRESENT\(\s*(\w+)\s*,\s*(\w+(?:\.\w+)*)\s*\)")
-_BITS: Final = re.compile(r"\b(?:READ|LOAD)_BITS\(\s*(\w+)\s*,\s*[&\w>-]+\s*,\s*(\w+)\s*\)")
+_BITS: Final = re.compile(r"\b(?:READ|LOAD)_BITS\(\s*(\w+)\s*,\s*[&\w.>-]+\s*,\s*(\w+)\s*\)")
 _STRUCT: Final = re.compile(r"\bSTRUCT_BYTES\(\s*(\w+)\s*\)")
 _SYMBOL: Final = re.compile(r"\bSYMBOL\(\s*(\w+)\s*\)")
 

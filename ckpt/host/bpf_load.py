@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import re
 import struct
 from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple
@@ -23,6 +24,8 @@ _TRACING: Final = 26
 _TRACE_ITER: Final = 28
 _LOG_BYTES: Final = 1 << 16
 _READ_BYTES: Final = 1 << 15
+_KERNEL_ADDRESS: Final = re.compile(r"0xffff[0-9a-f]{12}")
+"""In the verifier's log: symbols that were patched in. They are nobody's business."""
 _LD_IMM64_LOW: Final = struct.Struct("<BBhi")
 _PSEUDO_MAP_FD: Final = 1
 
@@ -179,9 +182,10 @@ class Libbpf:
             fd = int(self._lib.bpf_prog_load(*arguments, ctypes.byref(options)))
             if fd >= 0:
                 return fd
-            words = log.value.decode("ascii", "replace").strip().splitlines()[-3:]
+            words = _KERNEL_ADDRESS.sub("0x?", log.value.decode("ascii", "replace"))
+            words = " | ".join(words.strip().splitlines()[-3:])
             raise HostError(
-                f"refused by the verifier: {' | '.join(words)}", where=where, errno=first.errno
+                f"refused by the verifier: {words}", where=where, errno=first.errno
             ) from first
 
     def update_element(self, fd: int, key: bytes, value: bytes) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +15,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from ckpt.errors import HostError
 from ckpt.host.bpf import BpfObserver, open_observer
+from ckpt.host.bpf_bytecode import Program
 from ckpt.host.bpf_cache import Cache
 from ckpt.host.bpf_store import PROGRAMS, cache_key, load_programs
 from ckpt.host.kernel_view import NanosleepRestart, PollRestart, TaskEvent, TaskWatch
@@ -191,3 +194,16 @@ def test_nothing_public_holds_a_kernel_address(observer: BpfObserver, state: Sta
     stack = observer.read_stack(sleeper)
     assert "do_syscall_64" in stack and any("futex_wait" in name for name in stack)
     assert not KERNEL_ADDRESS.search(repr(stack))
+
+
+def test_verifiers_words_without_addresses(observer: BpfObserver) -> None:
+    """A program that the verifier refuses: it loads a symbol's address and reads from it."""
+    address = 0xFFFFFFFF81234567
+    load = struct.pack("<BBhI", 0x18, 0x01, 0, address & 0xFFFFFFFF)
+    load += struct.pack("<BBhI", 0, 0, 0, address >> 32)
+    read, leave = struct.pack("<BBhi", 0x79, 0x10, 0, 0), struct.pack("<BBhi", 0x95, 0, 0, 0)
+    program = Program("raw_tracepoint", "sched_process_exit", 0, b"", (), ())
+    with pytest.raises(HostError, match="refused by the verifier") as caught:
+        observer._lib.load_program(program, load + read + leave)
+    assert "R1 invalid mem access" in str(caught.value)
+    assert "81234567" not in str(caught.value)
