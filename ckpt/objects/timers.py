@@ -153,12 +153,19 @@ def finish(raw: Raw, process: Process) -> Iterable[Record]:
         yield TimerIds(tgid=process.tgid, next_id=view.next_posix_timer_id)
     clocks = _read_clocks(process)
     for timer in view.posix_timers:
-        yield _posix_timer(process.tgid, timer, timer.timer_id in raw.pending_ids, clocks)
-        if timer.overrun_last:
-            process.warn(
-                f"{where} timer {timer.timer_id}",
-                f"timer_getoverrun will give 0, not {timer.overrun_last}, until it expires again",
-            )
+        record = _posix_timer(process.tgid, timer, timer.timer_id in raw.pending_ids, clocks)
+        _warn(process, timer, record)
+        yield record
+
+
+def _warn(process: Process, view: PosixTimer, record: PosixTimerRecord) -> None:
+    """Say what will differ."""
+    where = f"process {process.tgid} timer {view.timer_id}"
+    if view.overrun_last:
+        what = f"timer_getoverrun will give 0, not {view.overrun_last}, until it expires again"
+        process.warn(where, what)
+    if record.is_pending and record.interval_ns and process.options.no_bpf:
+        process.warn(where, "its signal is pending; the overrun so far cannot be seen without BPF")
 
 
 def _read_clocks(process: Process) -> dict[int, int]:
