@@ -33,6 +33,7 @@ class Symbols:
         self._addresses = view[_COUNT.size : offsets_at].cast("Q")
         self._offsets = view[offsets_at : offsets_at + 4 * count].cast("I")
         self._names = view[offsets_at + 4 * count :]
+        self._found: dict[str, int | None] = {}
 
     @cached_property
     def _text(self) -> bytes:
@@ -45,6 +46,11 @@ class Symbols:
 
     def address_of(self, name: str) -> int | None:
         """Return the address of the first symbol of that name."""
+        if name not in self._found:
+            self._found[name] = self._search(name)
+        return self._found[name]
+
+    def _search(self, name: str) -> int | None:
         found = self._text.find(b"\0" + name.encode() + b"\0")
         return None if found < 0 else self._addresses[bisect_right(self._offsets, found + 1) - 1]
 
