@@ -156,7 +156,12 @@ def group_files(process: Process) -> list[OpenFile]:
 
 
 def _find_unshared(process: Process) -> Iterator[Finding]:
-    """Refuse threads that have left the process's table: clone without CLONE_FILES, unshare."""
+    """Refuse threads that have left the process's table (unshare), and others that are in it."""
+    view = process.thread_views.get(process.living_tid)
+    count = view.files_count if view is not None and process.is_frozen else None
+    if count is not None and count > len(process.tids):
+        what = f"its fd table has {count} users, {len(process.tids)} of them its own threads"
+        yield Finding(f"process {process.tgid}", what, "end the process made with CLONE_FILES")
     for tid in process.tids:
         if tid != process.living_tid and not _shares_table(process, tid):
             yield Finding(

@@ -70,6 +70,10 @@ def survey(process: Process) -> Iterator[Finding]:
 def _find_unshared(process: Process) -> Iterator[Finding]:
     """Refuse threads that have a working folder of their own: unshare(CLONE_FS)."""
     own = process.thread_views.get(process.living_tid)
+    if process.is_frozen and own and own.fs_users and own.fs_users > len(process.tids):
+        what = f"its working folder has {own.fs_users} users, "
+        what += f"{len(process.tids)} of them its own threads"
+        yield Finding(f"process {process.tgid}", what, "end the process made with CLONE_FS")
     for tid in process.tids:
         view = process.thread_views.get(tid)
         if view and own and view.fs and own.fs:

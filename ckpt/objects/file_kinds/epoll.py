@@ -98,6 +98,9 @@ def survey(files: Sequence[OpenFile], table: Table) -> Iterable[Finding]:
     """Refuse items that watch a file without a descriptor; warn of disarmed ones."""
     for file in files:
         yield from find_leak(file, table)
+        if _may_repeat_edges(file, table):
+            what = "edge-triggered epoll watches may report once more what they had reported"
+            yield Finding(table.where(file), what, "snapshot with BPF", blocker=False)
         for watch in read_watches(file, table):
             if not watch.file:
                 what = f"epoll watches a file under number {watch.fd} that has no descriptor left"
@@ -106,6 +109,13 @@ def survey(files: Sequence[OpenFile], table: Table) -> Iterable[Finding]:
             elif not watch.events & ~EP_PRIVATE_BITS:
                 what = f"the disarmed one-shot watch of fd {watch.fd} may report errors and hangups"
                 yield Finding(table.where(file), what, blocker=False)
+
+
+def _may_repeat_edges(file: OpenFile, table: Table) -> bool:
+    if not table.process.is_frozen or file.view.file in table.process.ready_watches:
+        return False
+    watches = read_watches(file, table)
+    return any(watch.events & select.EPOLLET and not watch.is_quiet for watch in watches)
 
 
 def capture(files: Sequence[OpenFile], table: Table) -> Iterable[EpollFile]:
