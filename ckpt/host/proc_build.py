@@ -83,7 +83,8 @@ def summarize_maps(maps: bytes) -> MapsFacts:
     if not maps:
         return MapsFacts(None, None, None)
     lines = maps.splitlines()
-    vdsos = [line for line in lines if line.endswith(b" [vdso]")]
+    # The whole label: a file's name may end like that.
+    vdsos = [line for line in lines if line.split(None, 5)[5:] == [b"[vdso]"]]
     vdso = int(vdsos[0].partition(b"-")[0], 16) if vdsos else 0
     rings = [line for line in lines if b"/[aio]" in line]
     aio = sum(line.split(None, 5)[5].startswith(b"/[aio]") for line in rings)

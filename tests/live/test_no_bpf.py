@@ -293,6 +293,7 @@ def test_stopped_threads_are_as_before(build: Build) -> None:
             with stopped(running.pid) as (process, observer):
                 before = take(process)
                 view = observer.observe_threads(running.pid)
+                process.thread_views = view.threads
                 assert view.process is not None and view.process.sigactions is not None
                 after = take(process)
                 for tid, snap in before.items():
@@ -306,7 +307,8 @@ def test_stopped_threads_are_as_before(build: Build) -> None:
         # The looks have met calls of every class.
         assert {2**64 - 516, 2**64 - 512, 2**64 - 4} <= results
         running.go(Mode.LEFT_RUNNING)
-        assert running.wait_result().verdict == "PASS"
+        outcome = running.wait_result()
+        assert outcome.verdict == "PASS", outcome.text
 
 
 def test_snapshots_that_leave_it_running(build: Build) -> None:
