@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 GAPS: Final = (
     "calls in the target: each thread answered a few questions by system calls of its own; had "
-    "ckpt-bpf been killed in the middle of one (some 40 microseconds a call), that thread would "
-    "have gone on with the wrong registers",
+    "ckpt-bpf been killed (SIGKILL) between the first and the last of them, that thread would have "
+    "gone on with the wrong registers",
     "restart_block: rebuilt from the call's arguments; sleeps on a CPU clock, and sleeps that an "
     "earlier stop had interrupted already, give EINTR after a restore",
     "blocked_timer: deadlines of blocked calls are exact only where /proc/timer_list has them, "

@@ -11,8 +11,9 @@ of its own memory), and those bytes, the registers and the signal mask are put b
 5. INTERRUPT and CONT into the PTRACE_EVENT_STOP trap: restart codes hold again (`trap`), and the
    restart_block was touched by nobody, for only calls are made that do not sleep.
 The window: if we are killed between the first call of 3 and the registers of 4, the thread goes on
-behind the `syscall` instruction with the registers of our call. It is some 40 microseconds a call;
-nothing in user space can close it, for only the tracer can load registers.
+behind the `syscall` instruction with the registers of our call. Measured: 0.2 milliseconds
+a call on a machine with twenty tasks waiting for its two CPUs; 6 calls a thread, 75 for one of them
+that speaks for the process. Nothing in user space can close it: only the tracer loads registers.
 """
 
 from __future__ import annotations
