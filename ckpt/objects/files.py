@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckpt.errors import Finding
 from ckpt.host.syscalls import KCMP_FILES, kcmp_same
@@ -48,6 +48,10 @@ if TYPE_CHECKING:
     from ckpt.objects.steps import Action
 
 
+_SHOWN = 8
+"""Files that the line of one step names."""
+
+
 class Descriptor(Plain, frozen=True):
     """One number of a table."""
 
@@ -72,8 +76,8 @@ RECORDS: tuple[type[Record], ...] = (
 
 
 class _Raw(NamedTuple):
-    table: FileTable
-    records: list[Record]
+    table: Table
+    found: list[tuple[ModuleType, Any]]
 
 
 def survey(process: Process) -> Iterable[Finding]:
@@ -86,15 +90,20 @@ def capture(process: Process) -> _Raw:
     """Look again, now that nothing changes, and record every file with what is in it."""
     with _OpenTable(process) as table:
         process.findings.extend([*_survey_table(table), *_find_unshared(process)])
-        records: list[Record] = []
+        found = []
         for kind, files in _by_kind(table).items():
-            records.extend(kind.capture(files, table))
-        return _Raw(_record_table(table), records)
+            raw = kind.capture(files, table)
+            # Kinds of which there are many make their records after the thaw.
+            found.append((kind, raw if hasattr(kind, "finish") else list(raw)))
+        return _Raw(table, found)
 
 
-def finish(raw: _Raw, process: Process) -> Iterable[Record]:
-    """Return the table, its files, and the inodes whose content is in the image."""
-    return [raw.table, *raw.records, *captured_contents(process)]
+def finish(raw: _Raw, process: Process) -> Iterator[Record]:
+    """Yield the table, its files, and the inodes whose content is in the image."""
+    yield _record_table(raw.table)
+    for kind, found in raw.found:
+        yield from kind.finish(found) if hasattr(kind, "finish") else found
+    yield from captured_contents(process)
 
 
 def preflight(records: Records, options: Options) -> Iterable[Finding]:
@@ -316,4 +325,6 @@ class MakeFiles:
 
     def describe(self) -> str:
         """Return one line for `--dry-run`."""
-        return "; ".join(action.describe() for action in self.actions)
+        shown = "; ".join(action.describe() for action in self.actions[:_SHOWN])
+        more = len(self.actions) - _SHOWN
+        return f"{shown}; and {more} more" if more > 0 else shown

@@ -6,6 +6,7 @@ A kind module defines
     def claims(file: OpenFile, table: Table) -> bool
     def survey(files, table) -> Iterable[Finding]      # target runs, and again when it is frozen
     def capture(files, table) -> Iterable[FileRecord]  # frozen: be quick
+    def finish(captured) -> Iterable[FileRecord]       # optional: what capture returns is its own
     def plan(records: Records, build: Builder) -> Iterable[Opening]
     def settle(records: Records, placed: Placed, build: Builder) -> None   # optional, see below
 

@@ -245,6 +245,8 @@ def find_leak(file: OpenFile, table: Table) -> Iterator[Finding]:
 def printable(raw: bytes) -> str:
     """Return a path from the target as text without control characters."""
     text = raw.decode("utf-8", "backslashreplace")
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 

@@ -64,7 +64,7 @@ class RegularFile(FileRecord, tag="file.regular", frozen=True, kw_only=True):
     ino: int
     """As stat shows them."""
     inode: int
-    """Objref of the inode; its InodeContent is in the image if `is_kept`."""
+    """Objref of the inode's content in the image, if `is_kept`; else 0."""
     is_kept: bool
     """No path leads to it: its content is in the image."""
 
@@ -89,28 +89,36 @@ def survey(files: Sequence[OpenFile], table: Table) -> Iterable[Finding]:
             yield Finding(table.where(file), what, hint, blocker=False)
 
 
-def capture(files: Sequence[OpenFile], table: Table) -> Iterable[RegularFile]:
-    """Record each file; store the content of those that no path leads to."""
+def capture(files: Sequence[OpenFile], table: Table) -> list[tuple[OpenFile, Place, int]]:
+    """Look where each file is; store the content of those that no path leads to."""
+    found: list[tuple[OpenFile, Place, int]] = []
     for file in files:
         view = file.view
         place = find_place(file, table) if view.nlink else None
-        is_kept = place is None
-        inode = inode_ref(table.process.identities, view.dev, view.ino)
         if place is None:
-            place = _keep_content(file, table, inode)
+            inode = inode_ref(table.process.identities, view.dev, view.ino)
+            found.append((file, _keep_content(file, table, inode), inode))
+        else:
+            found.append((file, place, 0))
+    return found
+
+
+def finish(found: Sequence[tuple[OpenFile, Place, int]]) -> Iterable[RegularFile]:
+    """Make the records."""
+    for file, place, inode in found:
         ref, flags, owner = file.common()
         yield RegularFile(
             ref=ref,
-            flags=flags & ~os.O_NOFOLLOW if is_kept else flags,
+            flags=flags & ~os.O_NOFOLLOW if inode else flags,
             owner=owner,
             path=place.path,
-            pos=view.f_pos,
+            pos=file.view.f_pos,
             size=place.size,
             mtime_ns=place.mtime_ns,
             dev=place.dev,
             ino=place.ino,
             inode=inode,
-            is_kept=is_kept,
+            is_kept=bool(inode),
         )
 
 
