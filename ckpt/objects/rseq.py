@@ -15,7 +15,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 
 from ckpt.arch.x86_64 import rseq as arch
 from ckpt.host import ptrace
@@ -36,6 +36,8 @@ RSEQ_CONFIGURATION: Final = struct.Struct("<QIIII")
 
 class RseqRecord(Record, frozen=True, kw_only=True, tag="rseq"):
     """One thread's registration with rseq(2)."""
+
+    VOLATILE: ClassVar[frozenset[str]] = frozenset(("abort_ip",))
 
     tid: int
     address: int
