@@ -33,6 +33,8 @@ RSEQ_CONFIGURATION: Final = struct.Struct("<QIIII")
 """struct ptrace_rseq_configuration: rseq_abi_pointer, rseq_abi_size, signature, flags, pad
 (include/uapi/linux/ptrace.h, 6.18)."""
 
+_NO_CALL: Final = (1 << 64) - 1
+
 
 class RseqRecord(Record, frozen=True, kw_only=True, tag="rseq"):
     """One thread's registration with rseq(2)."""
@@ -93,7 +95,8 @@ def _find_aborts(process: Process, found: dict[int, tuple[int, int, int]]) -> di
     try:
         for tid, (address, _, signature) in found.items():
             stop = process.stops.get(tid)
-            if stop is not None:
+            # No system call is made inside a critical section: that thread need not be looked at.
+            if stop is not None and stop.regs.orig_rax == _NO_CALL:
                 abort_ip = read_abort_ip(mem_fd, address, signature, stop.regs.rip)
                 if abort_ip:
                     aborts[tid] = abort_ip
