@@ -27,7 +27,7 @@ from ckpt.objects.task import ThreadRecord
 from ckpt.tape import CODE_BYTES, DATA_BYTES, REGION_BYTES, Player, assemble, describe_call
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from ckpt.arch.x86_64.rearm import Rearm
     from ckpt.image.reader import ImageFile
@@ -53,6 +53,8 @@ class Restorer:
         self.plan = plan
         self.root_tid = records.processes[0].tgid
         self.fds: dict[str, int] = {}
+        self.undo: list[Callable[[], object]] = []
+        """What to take back if the restore fails, the last one first."""
         self._socket: socket.socket | None = None
         self._player: Player | None = None
         self._results: dict[int, int] = {}
@@ -70,6 +72,8 @@ class Restorer:
 
     def __exit__(self, *exc: object) -> None:
         self._kill()
+        while self.undo:
+            self.undo.pop()()
         for key in list(self.fds):
             self.close_fd(key)
         if self._socket is not None:
@@ -306,6 +310,7 @@ class Restorer:
                 # No EXITKILL; syscall stops stay marked, which re-entering a call looks for.
                 ptrace.set_options(tid, int(ptrace.Option.TRACESYSGOOD))
             tids, self._traced = self._traced, []
+            self.undo.clear()
             reentries = [] if stays_stopped else list(self._reentries())
             for _ in reissue.let_go(self.root_tid, pidfd, tids, reentries):
                 pass

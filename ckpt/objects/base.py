@@ -26,7 +26,7 @@ from ckpt.host.facts import HostFacts as HostFacts
 from ckpt.objects.steps import Action, Call, Executor, Step, Token
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from ckpt.host.kernel_view import (
         FileView,
@@ -346,6 +346,9 @@ class Restorer(Protocol):
 
     fds: dict[str, int]
     """Host descriptors made by actions, by the key that the plan gave them; closed at the end."""
+
+    undo: list[Callable[[], object]]
+    """What to take back if the restore fails, the last one first; actions append to it."""
 
     image_fd: int
     """The image, for reading at the offsets that `page_extents` names."""

@@ -12,14 +12,19 @@ first whose access mode suits. Nothing inside an external object is stored.
 
 from __future__ import annotations
 
+import fcntl
 import os
-from typing import TYPE_CHECKING, ClassVar
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, ClassVar, Final
+
+import msgspec
 
 from ckpt.errors import RestoreError
 from ckpt.objects.file_kinds.common import (
     FileRecord,
     OpenFile,
     Opening,
+    Placed,
     Table,
     keep,
     printable,
@@ -32,17 +37,27 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from ckpt.errors import Finding
-    from ckpt.objects.base import Builder, Records, Restorer
+    from ckpt.objects.base import Builder, Process, Records, Restorer
+
+
+TCGETS2: Final = 0x802C542A
+TCSETS2: Final = 0x402C542B
+TERMIOS2_BYTES: Final = 44
+"""`include/uapi/asm-generic/ioctls.h`, `termbits.h`, 6.18."""
+_PGRP, _TPGID = 2, 5
+"""Fields of /proc/PID/stat behind the name (fs/proc/array.c, do_task_stat)."""
 
 
 class ExternalFile(FileRecord, tag="file.external", frozen=True, kw_only=True):
     """An open file of somebody else's, to be replaced by a stream of the restoring command."""
 
-    VOLATILE: ClassVar[frozenset[str]] = frozenset({"flags", "what", "kind", "streams"})
+    VOLATILE: ClassVar[frozenset[str]] = frozenset({"flags", "what", "kind", "streams", "modes"})
     kind: str
     """terminal, pipe or socket."""
     what: str
     """For people: `pipe:[4711]`, `/dev/pts/3`."""
+    modes: Annotated[bytes, msgspec.Meta(max_length=64)] = b""
+    """struct termios2 of a terminal, if the process had its foreground."""
     streams: list[int]
     """Standard streams that may replace it, best first; empty: any, a terminal first."""
 
@@ -72,6 +87,7 @@ def capture(files: Sequence[OpenFile], table: Table) -> Iterable[ExternalFile]:
             kind="socket" if file.is_socket else "pipe" if file.is_pipe else "terminal",
             what=printable(file.link(table)),
             streams=_streams_of(file, table),
+            modes=_read_modes(file, table),
         )
 
 
@@ -80,6 +96,64 @@ def plan(records: Records, build: Builder) -> Iterable[Opening]:
     del build
     for record in records.of(ExternalFile):
         yield Opening((record.ref,), TakeStream(record))
+
+
+def settle(records: Records, placed: Placed, build: Builder) -> None:
+    """Put the terminal into the modes that the process had it in: raw for an editor, a shell."""
+    if build.options.detach:
+        return  # The terminal stays the shell's.
+    found = [r for r in records.of(ExternalFile) if r.modes and r.ref in placed.numbers]
+    if found:
+        build.host_step(
+            SetModes(found[0]),
+            "terminal modes",
+            needs=[placed.taken],
+            provides=[placed.placed],
+        )
+
+
+def _read_modes(file: OpenFile, table: Table) -> bytes:
+    if file.is_socket or file.is_pipe or not _has_foreground(table.process):
+        return b""
+    copy = table.copy(file)
+    try:
+        return fcntl.ioctl(copy, TCGETS2, bytes(TERMIOS2_BYTES))
+    except OSError:
+        return b""  # Hung up: it has no modes any more.
+    finally:
+        os.close(copy)
+
+
+def _has_foreground(process: Process) -> bool:
+    stat = process.read("stat")
+    fields = stat[stat.rindex(b")") + 2 :].split()
+    return fields[_PGRP] == fields[_TPGID]
+
+
+class SetModes:
+    """Set the modes of the terminal that the process gets, if we are in its foreground."""
+
+    def __init__(self, record: ExternalFile) -> None:
+        self.record = record
+
+    def perform(self, restorer: Restorer) -> None:
+        """Set them, to be taken back if the restore fails."""
+        stream = next((s for s in (self.record.streams or STREAMS) if os.isatty(s)), None)
+        if stream is None or len(self.record.modes) != TERMIOS2_BYTES:
+            return
+        try:
+            if os.tcgetpgrp(stream) != os.getpgrp():
+                return
+        except OSError:
+            return  # Not our controlling terminal.
+        before = fcntl.ioctl(stream, TCGETS2, bytes(TERMIOS2_BYTES))
+        if before != self.record.modes:
+            restorer.undo.append(partial(fcntl.ioctl, stream, TCSETS2, before))
+            fcntl.ioctl(stream, TCSETS2, self.record.modes)
+
+    def describe(self) -> str:
+        """Return one line for `--dry-run`."""
+        return "set the terminal's modes, if it is ours to set"
 
 
 class TakeStream:
@@ -154,7 +228,5 @@ def _same_blocking(stream: int, flags: int) -> bool:
 
 
 def _access_suits(stream: int, flags: int) -> bool:
-    import fcntl
-
     now = fcntl.fcntl(stream, fcntl.F_GETFL) & os.O_ACCMODE
     return now in (os.O_RDWR, flags & os.O_ACCMODE)
