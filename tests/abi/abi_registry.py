@@ -22,6 +22,18 @@ from ckpt.arch.x86_64 import (
     tls,
     xstate,
 )
+from ckpt.host import terminal
+from ckpt.objects import (
+    altstack,
+    itimers,
+    robust,
+    session,
+    siginfo,
+    signals,
+    timer_ids,
+    timers,
+)
+from ckpt.objects import rseq as rseq_object
 
 
 class Layout(NamedTuple):
@@ -100,6 +112,13 @@ RSEQ = ("cpu_id_start", "cpu_id", "rseq_cs", "flags", "", "")
 SIGNED_DR7_RESERVED = debugregs.DR7_RESERVED - (1 << 64)
 PRCTL = ("asm/prctl.h",)
 
+
+def _itimer(unit: str) -> tuple[str, ...]:
+    """Name the four members of struct itimerspec or itimerval."""
+    kinds = ("it_interval", "it_value")
+    return tuple(f"{kind}.tv_{part}" for kind in kinds for part in ("sec", unit))
+
+
 LAYOUTS: list[Layout] = [
     of_ctypes(regs.UserRegs, "struct user_regs_struct", USER),
     of_format(regs._REGS, "struct user_regs_struct", regs.REG_NAMES, USER),
@@ -107,6 +126,29 @@ LAYOUTS: list[Layout] = [
     of_format(tls.USER_DESC, "struct user_desc", USER_DESC, "asm/ldt.h"),
     of_format(rseq.RSEQ, "struct rseq", RSEQ, "linux/rseq.h"),
     of_format(rseq.RSEQ_CS, "struct rseq_cs", rseq.RseqCs._fields, "linux/rseq.h"),
+    of_format(
+        rseq_object.RSEQ_CONFIGURATION,
+        "struct ptrace_rseq_configuration",
+        ("rseq_abi_pointer", "rseq_abi_size", "signature", "flags", "pad"),
+        "linux/ptrace.h",
+    ),
+    # The kernel's own struct sigaction, not the C library's.
+    of_format(
+        signals.SIGACTION,
+        "struct sigaction",
+        ("sa_handler", "sa_flags", "sa_restorer", "sa_mask"),
+        "linux/types.h",
+        "asm/signal.h",
+    ),
+    of_format(altstack.STACK_T, "stack_t", ("ss_sp", "ss_flags", "ss_size"), "signal.h"),
+    of_format(timers.ITIMERSPEC, "struct itimerspec", _itimer("nsec"), "time.h"),
+    of_format(itimers.ITIMERVAL, "struct itimerval", _itimer("usec"), "sys/time.h"),
+    of_format(
+        timer_ids.SIGEVENT,
+        "struct sigevent",
+        ("sigev_value", "sigev_signo", "sigev_notify", "_sigev_un._tid"),
+        "signal.h",
+    ),
 ]
 
 CONSTANTS: list[Constants] = [
@@ -183,4 +225,25 @@ CONSTANTS: list[Constants] = [
         },
     ),
     Constants(("errno.h",), {"EINTR": restart.EINTR}),
+    Constants(
+        ("signal.h", "time.h", "stddef.h"),
+        {
+            "SS_DISABLE": altstack.SS_DISABLE,
+            "SI_USER": siginfo.SI_USER,
+            "SI_KERNEL": siginfo.SI_KERNEL,
+            "SI_TIMER": siginfo.SI_TIMER,
+            "sizeof(siginfo_t)": siginfo.SIGINFO_BYTES,
+            "offsetof(siginfo_t, si_pid)": 16,
+            "offsetof(siginfo_t, si_timerid)": 16,
+            "SIGEV_NONE": timers.SIGEV_NONE,
+            "SIGEV_THREAD_ID": timers.SIGEV_THREAD_ID,
+            "CLOCK_BOOTTIME": timers.CLOCK_BOOTTIME,
+            "CLOCK_TAI": timers.CLOCK_TAI,
+            "CLOCK_THREAD_CPUTIME_ID": timer_ids.CLOCK_THREAD_CPUTIME_ID,
+        },
+    ),
+    Constants(("linux/futex.h",), {"sizeof(struct robust_list_head)": robust.HEAD_BYTES}),
+    Constants(("asm/ioctls.h",), {"TIOCSCTTY": session.TIOCSCTTY}),
+    Constants(("linux/capability.h",), {"CAP_WAKE_ALARM": timers.CAP_WAKE_ALARM}),
+    Constants(("sys/wait.h",), {"__WALL": terminal._WALL}),
 ]
