@@ -275,7 +275,8 @@ def _plan_thread(process: ProcessRecord, record: ThreadSignals, build: Builder) 
 
 def _split(calls: Iterable[tuple[int, Call]]) -> tuple[list[Call], list[Call]]:
     """Split calls about signals into those for a tape, and those behind the last tape."""
-    taped, last = [], []
+    taped: list[Call] = []
+    last: list[Call] = []
     for signo, call in calls:
         (last if signo in siginfo.SYNCHRONOUS else taped).append(call)
     return taped, last
