@@ -8,13 +8,18 @@ A damaged entry is the same as none.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import mmap
 import os
 import stat
+import time
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import xxhash
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 SYSTEM_FOLDER: Final = Path("/var/cache/ckpt-bpf")
 _MAGIC: Final = b"ckpt-bpf cache 1"
@@ -106,9 +111,42 @@ class Cache:
             with contextlib.suppress(OSError):
                 os.unlink(name, dir_fd=self._fd)
 
+    def keep_newest(self, prefix: str, count: int) -> None:
+        """Forget the entries of this ``prefix`` that are older than the ``count`` newest."""
+        entries = [name for name in self.names() if name.startswith(prefix)]
+        for name in sorted(entries, key=self._age_ns)[count:]:
+            self.discard(name)
+
+    def age(self, name: str) -> float:
+        """Return how many seconds ago an entry was written."""
+        if self._fd is None:
+            return 0.0
+        try:
+            return time.time() - os.stat(name, dir_fd=self._fd, follow_symlinks=False).st_mtime
+        except FileNotFoundError:
+            return 0.0
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other users of the folder from computing the same thing at the same time."""
+        if self._fd is None:
+            yield
+            return
+        fcntl.flock(self._fd, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
+
     def names(self) -> list[str]:
         """List the entries."""
         return [] if self._fd is None else os.listdir(self._fd)
+
+    def _age_ns(self, name: str) -> int:
+        try:
+            return -os.stat(name, dir_fd=self._fd, follow_symlinks=False).st_mtime_ns
+        except OSError:
+            return 0
 
 
 def _open_folder(folder: Path) -> int | None:

@@ -30,28 +30,47 @@ _LLVM_NAMES: Final = tuple(
 )
 """A fixed list, as reading the folder of all libraries takes longer than all else here."""
 _PREFIX: Final = "bytecode-"
+_KEPT_VERSIONS: Final = 8
+"""Two versions of this program on one machine must not throw out each other's entry."""
+_VERSIONS_KEPT: Final = 8
+"""More than one: two installations that replaced each other's entry would compile every time."""
 
 
 def load_programs(cache: Cache) -> dict[str, Bytecode]:
-    """Return the bytecode of all programs, compiling it if the cache has none for this kernel."""
+    """Return the bytecode of all programs, compiling it if the cache has none for this kernel.
+
+    Of several processes that find it missing, one compiles and the others wait for its entry.
+    """
     entry = f"{_PREFIX}{cache_key()}"
+    programs = _load_entry(cache, entry)
+    if programs is not None:
+        return programs
+    with cache.locked():
+        programs = _load_entry(cache, entry)
+        return programs if programs is not None else _compile_programs(cache, entry)
+
+
+def _load_entry(cache: Cache, entry: str) -> dict[str, Bytecode] | None:
     payload = cache.load(entry)
-    if payload is not None:
-        try:
-            return msgspec.msgpack.decode(payload, type=dict[str, Bytecode])
-        except msgspec.DecodeError:
-            cache.discard(entry)
-    return _compile_programs(cache, entry)
+    if payload is None:
+        return None
+    try:
+        return msgspec.msgpack.decode(payload, type=dict[str, Bytecode])
+    except msgspec.DecodeError:
+        cache.discard(entry)
+        return None
 
 
 def _compile_programs(cache: Cache, entry: str) -> dict[str, Bytecode]:
-    """Compile everything and keep it in place of what another version left."""
+    """Compile everything and keep it; of what other versions left, only the newest few stay."""
     from ckpt.host.bpf_compile import compile_in_child
 
     programs = compile_in_child(PROGRAMS)
-    for name in cache.names():
-        if name.startswith(_PREFIX):
-            cache.discard(name)
+    older = sorted(
+        (name for name in cache.names() if name.startswith(_PREFIX)), key=cache.age, reverse=True
+    )
+    for name in older[: max(0, len(older) - _KEPT_VERSIONS + 1)]:
+        cache.discard(name)
     cache.store(entry, msgspec.msgpack.encode(programs))
     return programs
 
