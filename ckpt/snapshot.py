@@ -102,6 +102,8 @@ def _take(
     try:
         with target.naming_the_end(process), Frozen(process, options.timeout_s) as frozen:
             watch.step("stop every thread")
+            if observer is not None:
+                target.observe_waits(process, observer)
             frozen.stop()
             watch.step(f"capture, {len(process.stops)} threads are stopped")
             clocks = read_clocks(process)

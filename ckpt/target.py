@@ -21,7 +21,7 @@ from ckpt.sleepers import read_remainders
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from ckpt.host.kernel_view import Observer, TaskWatch
+    from ckpt.host.kernel_view import KernelView, Observer, TaskWatch
 
 _PF_KTHREAD: Final = 0x200000
 _ELFCLASS32: Final = 1
@@ -240,13 +240,19 @@ def is_vfork(call: Sequence[bytes]) -> bool:
 def observe_running(process: Process, observer: Observer | None) -> None:
     """Look at the threads just before the freeze: the deadlines of blocked calls."""
     if observer is not None:
-        view = observer.observe_threads(process.tgid)
-        process.before_views = view.threads
-        process.remainders = read_remainders(process.tgid, view.threads.values())
+        view = observe_waits(process, observer)
         process.thread_views = view.threads
         process.process_view = view.process
         process.mm_view = view.mm
         process.file_views = {file.fd: file for file in observer.observe_files(process.living_tid)}
+
+
+def observe_waits(process: Process, observer: Observer) -> KernelView:
+    """See what every thread waits for; once more right before the stop, for a wait may be short."""
+    view = observer.observe_threads(process.tgid)
+    process.before_views = view.threads
+    process.remainders = read_remainders(process.tgid, view.threads.values())
+    return view
 
 
 def observe_frozen(process: Process, observer: Observer | None) -> None:
