@@ -87,6 +87,9 @@ def _capture(process: Process, link: str, name: bytes) -> MappedFile:
             inode.capture_content(process, ref, fd, *_kind_of(name))
     finally:
         os.close(fd)
+    if ref:
+        # Recreated as another inode, which then has its content and times from the image.
+        return MappedFile(path, 0, 0, status.st_size, 0, build_id, ref)
     return MappedFile(
         path, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, build_id, ref
     )

@@ -118,6 +118,12 @@ def capture_content(process: Process, ref: int, source_fd: int, kind: Kind, name
         os.close(reader)
 
 
+def has_content(process: Process, ref: int) -> bool:
+    """Tell whether the content of this inode has been stored already."""
+    contents = _captured.get(process.identities)
+    return contents is not None and ref in contents.refs
+
+
 def captured_contents(process: Process) -> list[InodeContent]:
     """Return the records of all inodes captured since the last call."""
     contents = _captured.setdefault(process.identities, _Contents())
@@ -209,8 +215,7 @@ class MakeInode:
             os.pwrite(fd, record.tail, record.size - len(record.tail))
         os.fchown(fd, record.uid, record.gid)
         os.fchmod(fd, record.mode & 0o7777)
-        if record.kind == DELETED:
-            os.utime(fd, ns=(record.mtime_ns, record.mtime_ns))
+        os.utime(fd, ns=(record.mtime_ns, record.mtime_ns))
 
     def describe(self) -> str:
         """Return one line for `--dry-run`."""

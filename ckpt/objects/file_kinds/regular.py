@@ -28,6 +28,7 @@ from ckpt.objects.file_kinds.common import (
 from ckpt.objects.file_kinds.inode import (
     DELETED,
     capture_content,
+    has_content,
     inode_ref,
     open_inode,
 )
@@ -95,12 +96,20 @@ def capture(files: Sequence[OpenFile], table: Table) -> list[tuple[OpenFile, Pla
     for file in files:
         view = file.view
         place = find_place(file, table) if view.nlink else None
-        if place is None:
+        # A mapping may have found no path where we find one: they must stay one file.
+        if place is None or _is_mapped_without_path(file, table):
             inode = inode_ref(table.process.identities, view.dev, view.ino)
             found.append((file, _keep_content(file, table, inode), inode))
         else:
             found.append((file, place, 0))
     return found
+
+
+def _is_mapped_without_path(file: OpenFile, table: Table) -> bool:
+    identities, inode = table.process.identities, (file.view.dev, file.view.ino)
+    if not identities.is_known("inode", inode):
+        return False
+    return has_content(table.process, inode_ref(identities, *inode))
 
 
 def finish(found: Sequence[tuple[OpenFile, Place, int]]) -> Iterable[RegularFile]:
