@@ -7,6 +7,7 @@ Source: `include/uapi/linux/fs.h` (struct pm_scan_arg, 96 bytes; struct page_reg
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import operator
 from array import array
@@ -18,6 +19,8 @@ PAGE_IS_SWAPPED: Final = 1 << 4
 PAGE_IS_PFNZERO: Final = 1 << 5
 PAGE_IS_HUGE: Final = 1 << 6
 PAGE_IS_GUARD: Final = 1 << 8
+
+_NOT_OWN: Final = PAGE_IS_FILE | PAGE_IS_PFNZERO
 
 _PAGEMAP_SCAN: Final = 0xC0606610
 """_IOWR('f', 16, struct pm_scan_arg)"""
@@ -78,17 +81,27 @@ def scan_pages(
 def scan_own_pages(pagemap_fd: int, skip: list[tuple[int, int]]) -> array[int]:
     """Return extents of private pages with content: present or swapped, not file, not zero page.
 
-    `skip` are sorted (start, end) ranges that are not looked at: vvar pages cannot be read.
+    `skip` are sorted (start, end) ranges that are not looked at: vvar pages cannot be read. Guard
+    pages look like swapped ones and cannot be read either.
     """
-    wanted = PAGE_IS_FILE | PAGE_IS_PFNZERO
+    try:
+        return _scan_own_pages(pagemap_fd, skip, _NOT_OWN | PAGE_IS_GUARD)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        # A kernel that does not know guard pages by that name.
+        return _scan_own_pages(pagemap_fd, skip, _NOT_OWN)
+
+
+def _scan_own_pages(pagemap_fd: int, skip: list[tuple[int, int]], unwanted: int) -> array[int]:
     found = array("Q")
     start = 0
     for low, high in [*skip, (ADDRESS_END, ADDRESS_END)]:
         if start < low:
             found += scan_pages(
                 pagemap_fd,
-                inverted=wanted,
-                mask=wanted,
+                inverted=unwanted,
+                mask=unwanted,
                 anyof=PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
                 start=start,
                 end=low,
@@ -98,5 +111,10 @@ def scan_own_pages(pagemap_fd: int, skip: list[tuple[int, int]]) -> array[int]:
 
 
 def scan_guard_pages(pagemap_fd: int) -> array[int]:
-    """Return extents of pages marked by MADV_GUARD_INSTALL."""
-    return scan_pages(pagemap_fd, inverted=0, mask=PAGE_IS_GUARD, anyof=0)
+    """Return extents of pages marked by MADV_GUARD_INSTALL; none where the kernel has no such."""
+    try:
+        return scan_pages(pagemap_fd, inverted=0, mask=PAGE_IS_GUARD, anyof=0)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return array("Q")

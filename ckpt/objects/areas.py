@@ -255,7 +255,12 @@ def comparable(record: AreasRecord) -> AreasRecord:
             merged[-1] = msgspec.structs.replace(last, end=area.end)
         else:
             merged.append(area)
-    return msgspec.structs.replace(record, areas=merged)
+    # An inode that came from the image is a new one.
+    files = [
+        msgspec.structs.replace(file, dev=0, ino=0, mtime_ns=0) if file.content else file
+        for file in record.files
+    ]
+    return msgspec.structs.replace(record, areas=merged, files=files)
 
 
 def _continues(last: Area, area: Area) -> bool:

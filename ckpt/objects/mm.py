@@ -10,13 +10,16 @@ import os
 import struct
 from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 
+import msgspec
+
 from ckpt.errors import RestoreError
 from ckpt.objects import mapped_files
 from ckpt.objects.base import Record
 from ckpt.objects.file_kinds.common import inode_key, inode_made
 from ckpt.objects.mapped_files import MappedFile
 from ckpt.objects.passing import SendFds, close_call, lowest_free, receive_call
-from ckpt.objects.steps import Blob, Call, Token, memory_filled, mm_fields_set
+from ckpt.objects.steps import Blob, Call, Token, fds_placed, memory_filled, mm_fields_set
+from ckpt.objects.vma_flags import Vm
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -25,7 +28,9 @@ if TYPE_CHECKING:
     from ckpt.objects.base import Builder, Options, Process, Records, Restorer
 
 _SYS_PRCTL: Final = 157
+_SYS_MLOCKALL: Final = 151
 _PR_SET_MM, _PR_SET_MM_MAP = 35, 14
+_MCL_FUTURE, _MCL_ONFAULT = 2, 4
 _MM_MAP: Final = struct.Struct("<11QQII")
 """struct prctl_mm_map, 104 bytes, `include/uapi/linux/prctl.h`."""
 
@@ -63,6 +68,8 @@ class MmRecord(Record, tag="mm", frozen=True):
     env_end: int
     auxv: bytes
     exe: MappedFile
+    mlock_future: int = 0
+    """Flags for mlockall(2): what it does to areas that are mapped later."""
 
 
 RECORDS = (MmRecord,)
@@ -96,8 +103,16 @@ def finish(raw: _Raw, process: Process) -> Iterator[Record]:
         brk=brk,
         auxv=raw.auxv,
         exe=raw.exe,
+        mlock_future=_mlock_future(process),
         **fields,
     )
+
+
+def _mlock_future(process: Process) -> int:
+    view = process.mm_view
+    if view is None or view.def_flags is None or not view.def_flags & Vm.LOCKED:
+        return 0
+    return _MCL_FUTURE | (_MCL_ONFAULT if view.def_flags & Vm.LOCKONFAULT else 0)
 
 
 def _heap_end(maps: bytes, start_brk: int) -> int:
@@ -109,6 +124,15 @@ def _heap_end(maps: bytes, start_brk: int) -> int:
     return max(ends, default=start_brk)
 
 
+def comparable(record: MmRecord) -> MmRecord:
+    """An exe that came from the image is a new inode."""
+    if not record.exe.content:
+        return record
+    return msgspec.structs.replace(
+        record, exe=msgspec.structs.replace(record.exe, dev=0, ino=0, mtime_ns=0)
+    )
+
+
 def preflight(records: Records, _options: Options) -> Iterable[Finding]:
     """Find what has become of the exe file."""
     return mapped_files.check_unchanged(record.exe for record in records.of(MmRecord))
@@ -118,10 +142,10 @@ def plan(records: Records, build: Builder) -> None:
     """Set the fields once all memory is in place."""
     by_ref = {record.ref: record for record in records.of(MmRecord)}
     for process in records.processes:
-        _plan_process(process.tgid, by_ref[process.mm], build)
+        _plan_process(process.tgid, process.files, by_ref[process.mm], build)
 
 
-def _plan_process(tgid: int, record: MmRecord, build: Builder) -> None:
+def _plan_process(tgid: int, files_ref: int, record: MmRecord, build: Builder) -> None:
     key = f"exe:{record.ref}"
     opened, sent = Token(f"opened:{key}"), Token(f"sent:{key}")
     build.host_step(
@@ -167,6 +191,14 @@ def _plan_process(tgid: int, record: MmRecord, build: Builder) -> None:
         needs=(sent,),
         provides=(mm_fields_set(tgid),),
     )
+    if record.mlock_future:
+        build.tape(
+            tgid,
+            [Call(_SYS_MLOCKALL, (record.mlock_future,))],
+            "lock memory that is mapped later",
+            needs=(mm_fields_set(tgid),),
+            after=(fds_placed(files_ref),),
+        )
 
 
 class OpenExe:
