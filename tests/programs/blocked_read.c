@@ -213,7 +213,7 @@ static const struct blocked_case cases[] = {
 	{ "timerfd", SYS_read, LASTS, 8, 0, read_timer, setup, 0, 0 },
 	{ "recv", SYS_recvfrom, FOREVER, 5, 0, receive, setup, send_five, check_woken },
 	{ "recvmsg", SYS_recvmsg, FOREVER, 5, 0, receive_message, setup, send_five, check_woken },
-	{ "recv_rcvtimeo", SYS_recvfrom, LASTS, -1, EAGAIN, receive, setup_timeout, 0, check_timeout_kept },
+	{ "recv_rcvtimeo", SYS_recvfrom, LASTS_BY_WHEEL, -1, EAGAIN, receive, setup_timeout, 0, check_timeout_kept },
 	{ "recv_rcvtimeo_woken", SYS_recvfrom, FOREVER, 5, 0, receive, setup_timeout, send_five,
 	  check_timeout_kept },
 	{ "flock", SYS_flock, FOREVER, 0, 0, lock_whole, setup_flock, unlock_whole, 0 },
