@@ -25,6 +25,7 @@ MODULES = (
     "files",
     "locks",
     "session",
+    "dispositions",
     "signals",
     "altstack",
     "robust",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ckpt.errors import Finding
 from ckpt.objects.areas import AreasRecord
 from ckpt.objects.base import ProcessRecord, Records
+from ckpt.objects.dispositions import Sighand
 from ckpt.objects.file_kinds.common import FileRecord
 from ckpt.objects.file_kinds.epoll import EpollFile
 from ckpt.objects.file_kinds.inode import InodeContent
@@ -21,7 +22,6 @@ from ckpt.objects.fs import FsRecord
 from ckpt.objects.locks import LocksRecord
 from ckpt.objects.mm import MmRecord
 from ckpt.objects.seccomp import SeccompFilterRecord, SeccompRecord
-from ckpt.objects.signals import Sighand
 from ckpt.objects.task import ThreadRecord
 
 if TYPE_CHECKING:

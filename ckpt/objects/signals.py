@@ -1,4 +1,4 @@
-"""Signals: dispositions (once per sighand), masks, and pending signals of threads and processes.
+"""Signals: masks, and pending signals of threads and processes.
 
 The mask is what PTRACE_GETSIGMASK says: in sigsuspend, ppoll and their like that is the saved mask,
 not the temporary one (kernel/ptrace.c, `test_tsk_restore_sigmask`). Setting it by ptrace clears the
@@ -9,21 +9,20 @@ si_code >= 0, with every signal blocked: a blocked signal is queued even when it
 ignore it, and is dropped at delivery as it would have been before. A POSIX timer's signal is not
 queued here: `timers` arms the timer in the past, and the kernel queues the true one.
 
-A tape ends in a trap instruction. The kernel forces its SIGTRAP through: it unblocks it, sets an
-ignored SIGTRAP back to its default, and delivers a queued fault before it. So what concerns these
-signals is done behind the last tape, by calls that are made from stop to stop (`LastCalls`).
+A tape ends in a trap, which disturbs faults and SIGTRAP: `ckpt.objects.last_calls` says how. Those
+are queued behind the thread's last tape.
 """
 
 from __future__ import annotations
 
-import struct
 from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 
 from ckpt.errors import PlanError
 from ckpt.host import ptrace
 from ckpt.host.syscalls import syscall
 from ckpt.objects import siginfo
-from ckpt.objects.base import Plain, ProcessRecord, Record
+from ckpt.objects.base import ProcessRecord, Record
+from ckpt.objects.last_calls import LastCalls, last_dispositions_set
 from ckpt.objects.steps import (
     Blob,
     Call,
@@ -39,41 +38,15 @@ from ckpt.objects.steps import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from ckpt.host.kernel_view import SigAction, ThreadView
+    from ckpt.host.kernel_view import ThreadView
     from ckpt.objects.base import Builder, Process, Records, Restorer
 
-SYS_RT_SIGACTION: Final = 13
 SYS_RT_SIGQUEUEINFO: Final = 129
 SYS_TGKILL: Final = 234
 SYS_RT_TGSIGQUEUEINFO: Final = 297
 
-SIGACTION: Final = struct.Struct("<QQQQ")
-"""struct kernel_sigaction of x86_64: handler, flags, restorer, mask
-(arch/x86/include/uapi/asm/signal.h, 6.18)."""
-
-_SIGSET_BYTES: Final = 8
-SIG_IGN: Final = 1
-SIGTRAP: Final = 5
-
 _NEVER_SET: Final = frozenset((siginfo.SIGKILL, siginfo.SIGSTOP))
 _NOT_QUEUED: Final = siginfo.mask_of([siginfo.SIGKILL])
-
-
-class Disposition(Plain, frozen=True):
-    """What one signal does; `handler` 0 is SIG_DFL, 1 SIG_IGN."""
-
-    signo: int
-    handler: int
-    flags: int
-    restorer: int
-    mask: int
-
-
-class Sighand(Record, frozen=True, kw_only=True, tag="sighand"):
-    """struct sighand_struct: the signals that are not at their default."""
-
-    ref: int
-    dispositions: list[Disposition]
 
 
 class ThreadSignals(Record, frozen=True, kw_only=True, tag="thread_signals"):
@@ -97,7 +70,7 @@ class ProcessSignals(Record, frozen=True, kw_only=True, tag="process_signals"):
     """Those that timers of setitimer sent; another one may come at any moment."""
 
 
-RECORDS = (Sighand, ThreadSignals, ProcessSignals)
+RECORDS = (ThreadSignals, ProcessSignals)
 
 
 class Raw(NamedTuple):
@@ -134,8 +107,7 @@ def _read_mask(tid: int, view: ThreadView | None) -> int:
 
 
 def finish(raw: Raw, process: Process) -> Iterable[Record]:
-    """Make the records of dispositions, masks and queues."""
-    yield from _sighand(process)
+    """Make the records of masks and queues."""
     for tid, mask in raw.masks.items():
         view = process.thread_views.get(tid)
         pending = _queue(raw.pending.get(tid, []), view.pending if view else 0)
@@ -161,39 +133,13 @@ def _queue(infos: list[bytes], pending: int) -> list[bytes]:
     return sorted(kept, key=siginfo.signo_of)
 
 
-def _sighand(process: Process) -> Iterator[Sighand]:
-    view = process.process_view
-    if view is None or view.sigactions is None:
-        process.refuse(
-            f"process {process.tgid}",
-            "signal handlers cannot be seen",
-            "snapshot as root, with BPF or with a thread stopped at a system call",
-        )
-        return
-    dispositions = [
-        Disposition(signo, action.handler, action.flags, action.restorer, action.mask)
-        for signo, action in enumerate(view.sigactions, 1)
-        if not _is_default(action)
-    ]
-    ref = process.identities.ref("sighand", process.tgid)
-    yield Sighand(ref=ref, dispositions=dispositions)
-
-
-def _is_default(action: SigAction) -> bool:
-    return not (action.handler or action.flags or action.restorer or action.mask)
-
-
 def plan(records: Records, build: Builder) -> None:
-    """Set dispositions, queue pending signals, load masks last of all."""
-    sighands = {record.ref: record for record in records.of(Sighand)}
+    """Queue pending signals, load masks last of all."""
     threads = {record.tid: record for record in records.of(ThreadSignals)}
     shared = {record.tgid: record for record in records.of(ProcessSignals)}
     for process in records.processes:
-        if process.sighand not in sighands:
-            raise PlanError("no signal dispositions", where=f"process {process.tgid}")
         own = shared.get(process.tgid, ProcessSignals(tgid=process.tgid, pending=[], alarms=[]))
-        last = _plan_dispositions(process, sighands[process.sighand], build)
-        last += _plan_shared(process, own, build)
+        last = _plan_shared(process, own, build)
         for tid in process.tids:
             if tid not in threads:
                 raise PlanError("no signal mask", where=f"tid {tid}")
@@ -202,32 +148,6 @@ def plan(records: Records, build: Builder) -> None:
                 _plan_last(process, tid, last, build)
                 last = []
             _plan_mask(process, threads[tid], own, build)
-
-
-def _plan_dispositions(process: ProcessRecord, sighand: Sighand, build: Builder) -> list[Call]:
-    """Set all 62: a program that is started keeps what its parent had ignored.
-
-    Returns the calls that must come last.
-    """
-    default = Blob(SIGACTION.pack(0, 0, 0, 0))
-    recorded = {
-        one.signo: Blob(SIGACTION.pack(one.handler, one.flags, one.restorer, one.mask))
-        for one in sighand.dispositions
-    }
-    calls = {
-        signo: Call(SYS_RT_SIGACTION, (signo, recorded.get(signo, default), 0, _SIGSET_BYTES))
-        for signo in range(1, siginfo.SIGNALS + 1)
-        if signo not in _NEVER_SET
-    }
-    build.tape(
-        process.tgid,
-        calls.values(),
-        f"dispositions: {len(recorded)} signals are not at their default",
-        needs=(born(process.tgid),),
-        provides=(dispositions_set(process.tgid),),
-    )
-    ignored = {one.signo for one in sighand.dispositions if one.handler == SIG_IGN}
-    return [calls[SIGTRAP]] if SIGTRAP in ignored else []
 
 
 def _plan_shared(process: ProcessRecord, record: ProcessSignals, build: Builder) -> list[Call]:
@@ -289,7 +209,11 @@ def _plan_last(process: ProcessRecord, tid: int, calls: list[Call], build: Build
         LastCalls(tid, calls),
         "signals that a trap would disturb",
         needs=(born(tid),),
-        after=(*map(thread_done, process.tids), *map(restart_armed, process.tids)),
+        after=(
+            last_dispositions_set(process.tgid),
+            *map(thread_done, process.tids),
+            *map(restart_armed, process.tids),
+        ),
         provides=(last_signals_queued(tid),),
     )
 
@@ -329,24 +253,6 @@ def _to_queue(pending: list[bytes]) -> Iterator[tuple[int, bytes]]:
 
 def _has_stop(record: ThreadSignals | ProcessSignals) -> bool:
     return any(siginfo.signo_of(info) == siginfo.SIGSTOP for info in record.pending)
-
-
-class LastCalls:
-    """Make calls of a thread whose tapes are over, with all signals blocked."""
-
-    def __init__(self, tid: int, calls: list[Call]) -> None:
-        self.tid = tid
-        self.calls = calls
-
-    def perform(self, restorer: Restorer) -> None:
-        """Make them, from stop to stop."""
-        restorer.step_calls(self.tid, self.calls, "signals")
-
-    def describe(self) -> str:
-        """Return one line for `--dry-run`."""
-        numbers = [call.args[0 if call.nr == SYS_RT_SIGACTION else -2] for call in self.calls]
-        names = [siginfo.name_of(number) for number in numbers if isinstance(number, int)]
-        return f"tid {self.tid}: set or queue {', '.join(names)}"
 
 
 class LoadMask:

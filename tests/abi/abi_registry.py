@@ -25,11 +25,11 @@ from ckpt.arch.x86_64 import (
 from ckpt.host import terminal
 from ckpt.objects import (
     altstack,
+    dispositions,
     itimers,
     robust,
     session,
     siginfo,
-    signals,
     timer_ids,
     timers,
 )
@@ -134,7 +134,7 @@ LAYOUTS: list[Layout] = [
     ),
     # The kernel's own struct sigaction, not the C library's.
     of_format(
-        signals.SIGACTION,
+        dispositions.SIGACTION,
         "struct sigaction",
         ("sa_handler", "sa_flags", "sa_restorer", "sa_mask"),
         "linux/types.h",

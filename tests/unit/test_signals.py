@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from ckpt.errors import PlanError
-from ckpt.objects import altstack, robust, siginfo, signals
+from ckpt.objects import altstack, dispositions, last_calls, robust, siginfo, signals
 from ckpt.objects.base import Builder, HostFacts, Options, ProcessRecord, Records
 from ckpt.objects.steps import Blob, Entry, Step, dispositions_set, restart_armed, thread_done
 
@@ -39,8 +39,9 @@ def signal_records(
 ) -> tuple[object, ...]:
     return (
         process_record(),
-        signals.Sighand(
-            ref=4, dispositions=[signals.Disposition(10, 0x401000, 0x04000004, 0x402000, 0x200)]
+        dispositions.Sighand(
+            ref=4,
+            dispositions=[dispositions.Disposition(10, 0x401000, 0x04000004, 0x402000, 0x200)],
         ),
         signals.ThreadSignals(tid=100, mask=0x4000, pending=pending or []),
         signals.ProcessSignals(tgid=100, pending=shared or [], alarms=[]),
@@ -48,7 +49,7 @@ def signal_records(
 
 
 def test_dispositions_set_every_signal_but_kill_and_stop() -> None:
-    step = plan_of(signals, *signal_records())[0]
+    step = plan_of(dispositions, *signal_records())[0]
     numbers = [call.args[0] for call in step.calls]
     assert numbers == [n for n in range(1, 65) if n not in (9, 19)]
     blob = step.calls[numbers.index(10)].args[1]
@@ -63,17 +64,17 @@ def test_dispositions_set_every_signal_but_kill_and_stop() -> None:
 
 def test_thread_without_pending_signals_gets_no_tape_but_its_mask() -> None:
     steps = plan_of(signals, *signal_records())
-    assert len(steps) == 2
-    action = steps[1].action
+    assert len(steps) == 1
+    action = steps[0].action
     assert isinstance(action, signals.LoadMask)
     assert (action.tid, action.mask) == (100, 0x4000)
-    assert thread_done(100) in steps[1].after
+    assert thread_done(100) in steps[0].after
     assert action.describe() == "tid 100: block SIGTERM"
 
 
 def test_pending_are_queued_in_order_after_rearming() -> None:
     entries = [info(34, sigval=1), info(34, sigval=2), info(10)]
-    step = plan_of(signals, *signal_records(pending=entries))[1]
+    step = plan_of(signals, *signal_records(pending=entries))[0]
     assert [call.args[:3] for call in step.calls] == [
         (100, 100, 34),
         (100, 100, 34),
@@ -87,7 +88,7 @@ def test_shared_pending_names_the_calling_thread() -> None:
     records = list(signal_records(shared=[info(15)]))
     records[0] = process_record([105, 106])
     records[2:3] = [signals.ThreadSignals(tid=tid, mask=0, pending=[]) for tid in (105, 106)]
-    step = plan_of(signals, *records)[1]
+    step = plan_of(signals, *records)[0]
     assert step.tid == 105
     assert step.calls[0].args[:2] == (105, 15)
 
@@ -99,7 +100,7 @@ def test_alarms_of_setitimer_are_queued_with_the_others() -> None:
     assert not siginfo.is_alarm(info(15, code=siginfo.SI_KERNEL))
     records = list(signal_records())
     records[3] = signals.ProcessSignals(tgid=100, pending=[info(15)], alarms=[alarm])
-    step = plan_of(signals, *records)[1]
+    step = plan_of(signals, *records)[0]
     assert [call.args[1] for call in step.calls] == [15, 14]
 
 
@@ -111,8 +112,8 @@ def test_signal_without_siginfo_is_recorded_as_the_kernel_would_report_it() -> N
 
 def test_pending_stop_is_sent_with_the_mask_not_on_the_tape() -> None:
     steps = plan_of(signals, *signal_records(shared=[info(19)]))
-    assert len(steps) == 2
-    action = steps[1].action
+    assert len(steps) == 1
+    action = steps[0].action
     assert isinstance(action, signals.LoadMask)
     assert action.stop_tgid == 100
     assert "SIGSTOP" in action.describe()
@@ -122,19 +123,19 @@ def test_faults_and_traps_are_queued_behind_the_last_tape() -> None:
     """A trap at the end of a tape would deliver a queued fault, although it is blocked."""
     entries = [info(11, code=1), info(10), info(5)]
     steps = plan_of(signals, *signal_records(pending=entries))
-    assert [call.args[2] for call in steps[1].calls] == [10]
-    action = steps[2].action
-    assert isinstance(action, signals.LastCalls)
+    assert [call.args[2] for call in steps[0].calls] == [10]
+    action = steps[1].action
+    assert isinstance(action, last_calls.LastCalls)
     assert [call.args[2] for call in action.calls] == [11, 5]
-    assert {thread_done(100), restart_armed(100)} <= set(steps[2].after)
+    assert {thread_done(100), restart_armed(100)} <= set(steps[1].after)
     assert action.describe() == "tid 100: set or queue SIGSEGV, SIGTRAP"
 
 
 def test_ignored_sigtrap_is_ignored_again_behind_the_last_tape() -> None:
     records = list(signal_records())
-    records[1] = signals.Sighand(ref=4, dispositions=[signals.Disposition(5, 1, 0, 0, 0)])
-    action = plan_of(signals, *records)[1].action
-    assert isinstance(action, signals.LastCalls)
+    records[1] = dispositions.Sighand(ref=4, dispositions=[dispositions.Disposition(5, 1, 0, 0, 0)])
+    action = plan_of(dispositions, *records)[1].action
+    assert isinstance(action, last_calls.LastCalls)
     assert [(call.nr, call.args[0]) for call in action.calls] == [(13, 5)]
 
 
@@ -155,10 +156,10 @@ def test_thousand_threads_are_one_step_each() -> None:
     steps = plan_of(
         signals,
         process_record(tids),
-        signals.Sighand(ref=4, dispositions=[]),
+        dispositions.Sighand(ref=4, dispositions=[]),
         *(signals.ThreadSignals(tid=tid, mask=0, pending=[]) for tid in tids),
     )
-    assert len(steps) == 1001
+    assert len(steps) == 1000
 
 
 def test_mask_names() -> None:
