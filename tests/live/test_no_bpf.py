@@ -336,7 +336,6 @@ RESTORED = (
     "altstack",
     "dispositions",
     "tls_entries",
-    "posix_timers",
     "itimers",
     "rseq_section",
     "seccomp_strict",
