@@ -8,6 +8,7 @@ numbers (watch lists, SIGIO owners) follows.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -217,9 +218,25 @@ def _by_kind(table: Table) -> dict[ModuleType, list[OpenFile]]:
 def _survey_table(table: Table) -> list[Finding]:
     findings: list[Finding] = []
     for kind, files in _by_kind(table).items():
-        findings.extend(kind.survey(files, table))
+        if table.process.is_frozen:
+            findings.extend(kind.survey(files, table))
+        else:
+            findings.extend(_survey_running(kind, files, table))
     findings.extend(survey_owners(table))
     return findings
+
+
+def _survey_running(kind: ModuleType, files: Iterable[OpenFile], table: Table) -> Iterator[Finding]:
+    """Yield what a kind finds, but for files that the target closes or reopens meanwhile."""
+    for file in files:
+        try:
+            found = list(kind.survey([file], table))
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.EBADF):
+                raise
+            continue
+        if not found or table.is_still(file):
+            yield from found
 
 
 def _record_table(table: Table) -> FileTable:

@@ -121,7 +121,12 @@ def _candidates(process: Process) -> Iterator[FileView]:
 
 
 def _read_lines(process: Process, fd: int) -> list[tuple[bytes, ...]]:
-    text = process.read(f"fdinfo/{fd}")
+    try:
+        text = process.read(f"fdinfo/{fd}")
+    except FileNotFoundError:
+        if process.is_frozen:
+            raise
+        return []  # Closed meanwhile: the target runs.
     found = _LINE.findall(text)
     if len(found) != text.count(b"lock:\t"):
         raise CaptureError("a lock in fdinfo that is not understood", where=f"fd {fd}")

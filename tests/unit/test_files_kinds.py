@@ -420,3 +420,15 @@ def test_pseudo_files_are_refused() -> None:
     pid_fd = os.pidfd_open(os.getpid())
     (text,) = blockers(pid_fd)
     assert "not supported" in text
+
+
+def test_what_a_running_target_closes_meanwhile_is_no_trouble(tmp_path: Path) -> None:
+    closed = os.open(tmp_path, os.O_RDONLY)
+    reused = os.open(tmp_path, os.O_RDONLY)
+    lone, _ = os.pipe()
+    process, _ = look([closed, reused, lone], frozen=False)
+    os.close(closed)
+    os.dup2(os.open("/dev/null", os.O_RDONLY), reused)
+    os.close(lone)
+    os.dup2(reused, lone)
+    assert [str(finding) for finding in files.survey(process) if finding.blocker] == []

@@ -173,6 +173,14 @@ class Table:
         name = view.anon_name or printable(file.link(self))
         return f"{view.fs_type} {name}" if view.fs_type and not view.anon_name else name
 
+    def is_still(self, file: OpenFile) -> bool:
+        """Tell whether the number still leads to the inode that was seen."""
+        try:
+            now = os.stat(b"%d" % file.fds[0], dir_fd=self.folder_fd)
+        except OSError:
+            return False
+        return now.st_ino == file.view.ino
+
     def fdinfo(self, file: OpenFile) -> dict[bytes, list[bytes]]:
         """Return the lines of /proc/PID/fdinfo/N by their names."""
         text = self.process.read(f"fdinfo/{file.fds[0]}")
