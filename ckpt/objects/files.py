@@ -8,7 +8,6 @@ numbers (watch lists, SIGIO owners) follows.
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -231,9 +230,8 @@ def _survey_running(kind: ModuleType, files: Iterable[OpenFile], table: Table) -
     for file in files:
         try:
             found = list(kind.survey([file], table))
-        except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.EBADF):
-                raise
+        except OSError:
+            # Closed, or another file already: whatever it is will be looked at when frozen.
             continue
         if not found or table.is_still(file):
             yield from found
