@@ -163,6 +163,14 @@ class Ticker:
         """Wait for the end of the process that a snapshot killed: its pid is free then."""
         self._proc.wait(LIMIT_S)
 
+    def has_ended_within(self, limit_s: float) -> bool:
+        """Tell whether it ends within a time."""
+        try:
+            self._proc.wait(limit_s)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
     def end(self) -> None:
         """Kill and reap it, started or restored (then a subreaper's child)."""
         if self._proc.poll() is None:
