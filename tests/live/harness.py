@@ -325,7 +325,7 @@ def _carry_through(target: Target, mode: Mode) -> Outcome:
         target.snapshot()
         time.sleep(PAUSE_S)  # the pause that the restored process must not notice
         target.restore(*(["--verify"] if mode is Mode.VERIFIED else []))
-    target.go(Mode.RESTORED if mode is Mode.VERIFIED else mode)
+    target.go(mode)
     return target.wait_result()
 
 

@@ -33,12 +33,15 @@ static void *ticker(void *arg)
 
 int main(int argc, char **argv)
 {
-	const long long pause_ns = 300000000, freeze_ns = 250000000;
+	const long long pause_ns = 300000000;
+	long long freeze_ns;
 	pthread_t thread;
 
 	selfcheck_begin(argc, argv);
 	REQUIRE(!pthread_create(&thread, 0, ticker, 0));
 	selfcheck_park();
+	/* comparing with the image comes after the clocks were set, and takes its time */
+	freeze_ns = strcmp(selfcheck_mode, "verified") ? 250000000 : 5000000000;
 	stop = 1;
 	pthread_join(thread, 0);
 	check_int("a clock went backward by", 0, backward);

@@ -5,7 +5,7 @@
  * polls for DIR/go, checks its own state and publishes DIR/result: "PASS", or
  * one "FAIL: what: expected X got Y" a line, or "SKIP: cpu|kernel FEATURE", or
  * "SETUP: ..." when the state could not be built at all.  DIR/go holds the mode
- * ("left_running", "restored", "untouched").
+ * ("left_running", "restored", "verified", "untouched").
  *
  * No descriptor is held while waiting, so the standard streams and the fd table
  * can be anything.
@@ -242,7 +242,7 @@ static UNUSED void selfcheck_wait_go(void)
 
 static UNUSED int selfcheck_restored(void)
 {
-	return !strcmp(selfcheck_mode, "restored");
+	return !strcmp(selfcheck_mode, "restored") || !strcmp(selfcheck_mode, "verified");
 }
 
 static UNUSED void selfcheck_park(void)
