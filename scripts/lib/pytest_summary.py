@@ -1,10 +1,12 @@
 """A pytest plugin: plain totals for each group of tests, and what to make of skips.
 
-With CKPT_NO_SKIP=1 a skipped test fails, unless its reason begins with "cpu lacks": no set-up can
-add a feature to a processor. Those are listed by name at the end, so nobody takes them for tested.
+With CKPT_NO_SKIP=1 a skipped test fails, unless its reason names a feature that this CPU or this
+kernel was built without ("cpu lacks avx512f", "not run: kernel FEATURE"): no set-up can add one.
+Those are listed by name at the end, so nobody takes them for tested.
 """
 
 import os
+import re
 import time
 from collections import Counter, defaultdict
 from collections.abc import Generator
@@ -13,13 +15,13 @@ from typing import Any
 
 import pytest
 
-CPU_REASON = "cpu lacks "
+MISSING_FEATURE = re.compile(r"(?:not run: |SKIP: )?(cpu|kernel) (?:lacks )?(.+)")
 NO_SKIP = os.environ.get("CKPT_NO_SKIP") == "1"
 OUTCOMES = ("passed", "failed", "skipped")
 
 _totals: defaultdict[str, Counter[str]] = defaultdict(Counter)
 _seconds: defaultdict[str, float] = defaultdict(float)
-_missing_cpu_features: dict[str, list[str]] = defaultdict(list)
+_missing_features: dict[tuple[str, str], list[str]] = defaultdict(list)
 _started = time.monotonic()
 
 
@@ -40,8 +42,8 @@ def judge_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
     if not report.skipped or hasattr(report, "wasxfail"):
         return
     reason = skip_reason(report)
-    if reason.lower().startswith(CPU_REASON):
-        _missing_cpu_features[reason[len(CPU_REASON) :]].append(report.nodeid)
+    if missing := MISSING_FEATURE.fullmatch(reason.strip()):
+        _missing_features[missing[1], missing[2]].append(report.nodeid)
     elif NO_SKIP:
         report.outcome = "failed"
         report.longrepr = f"skipped, which CKPT_NO_SKIP=1 forbids: {reason}"
@@ -88,6 +90,6 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     for group, counts in _totals.items():
         numbers = ", ".join(f"{counts[o]} {o}" for o in OUTCOMES if counts[o])
         write(f"{group:6} {numbers}, {_seconds[group]:.1f} s")
-    for feature, nodeids in _missing_cpu_features.items():
-        write(f"NOT TESTED, this CPU lacks {feature}: {', '.join(nodeids)}")
+    for (where, feature), nodeids in sorted(_missing_features.items()):
+        write(f"NOT TESTED, this {where} lacks {feature}: {', '.join(nodeids)}")
     write(f"tests took {time.monotonic() - _started:.0f} s")
