@@ -15,7 +15,7 @@ import msgspec
 from ckpt.errors import RestoreError
 from ckpt.objects import mapped_files
 from ckpt.objects.base import Record
-from ckpt.objects.file_kinds.common import inode_key, inode_made
+from ckpt.objects.file_kinds.common import inode_key, inode_made, inode_sealed
 from ckpt.objects.mapped_files import MappedFile
 from ckpt.objects.passing import SendFds, close_call, lowest_free, receive_call
 from ckpt.objects.steps import Blob, Call, Token, fds_placed, memory_filled, mm_fields_set
@@ -152,6 +152,7 @@ def _plan_process(tgid: int, files_ref: int, record: MmRecord, build: Builder) -
         OpenExe(record.exe, key),
         "open the exe file",
         needs=(inode_made(record.exe.content),) if record.exe.content else (),
+        after=(inode_sealed(record.exe.content), memory_filled(tgid)),
         provides=(opened,),
     )
     build.host_step(
@@ -215,10 +216,19 @@ class OpenExe:
             path = f"/proc/self/fd/{restorer.fds[inode_key(self.file.content)]}"
         try:
             restorer.fds[self.key] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            if self.file.content:
+                self._stop_writing(restorer, path)
         except OSError as error:
             raise RestoreError(
                 "exe file cannot be opened", where=self.file.path, errno=error.errno
             ) from error
+
+    def _stop_writing(self, restorer: Restorer, path: str) -> None:
+        """Hold a recreated inode by a reading descriptor: a file open for writing is no exe."""
+        key = inode_key(self.file.content)
+        reading = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        restorer.close_fd(key)
+        restorer.fds[key] = reading
 
     def describe(self) -> str:
         """Return one line for `--dry-run`."""

@@ -298,6 +298,11 @@ def inode_made(ref: int) -> Token:
     return Token("inode", ref)
 
 
+def inode_sealed(ref: int) -> Token:
+    """The inode has its seals: nobody needs it open for writing any more."""
+    return Token("sealed", ref)
+
+
 def set_status_flags(fd: int, flags: int) -> None:
     """Give `fd` the settable ones of `flags`, if it has others."""
     import fcntl

@@ -28,6 +28,7 @@ from ckpt.objects.file_kinds.common import (
     RawPath,
     inode_key,
     inode_made,
+    inode_sealed,
     keep,
     printable,
     reopen,
@@ -194,6 +195,7 @@ def plan_contents(records: Records, build: Builder) -> None:
                 f"seal {printable(record.name)}",
                 needs=[inode_made(record.ref)],
                 after=mapped,
+                provides=[inode_sealed(record.ref)],
             )
 
 
