@@ -1,4 +1,4 @@
-"""What the tests of real programs share: folders, compiled programs, marks."""
+"""What the tests of real programs share: modes and compiled programs."""
 
 import os
 import shutil
@@ -13,19 +13,6 @@ from tests.apps.harness import PROGRAMS
 COMPILE_S = 120
 
 MODES = ("left_running", "restored")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark everything in this folder, so that `-m "not apps"` leaves it out."""
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.apps)
-
-
-@pytest.fixture(autouse=True)
-def _needs_root() -> None:
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
 
 
 @pytest.fixture(params=MODES)

@@ -8,6 +8,8 @@ import pytest
 from tests.apps.harness import App
 from tests.apps.test_interpreters import run_through, ticks
 
+pytestmark = pytest.mark.apps
+
 Compile = Callable[..., Path]
 
 
@@ -53,7 +55,7 @@ def test_vector_registers(
         "vector_registers.c", "gcc", *flags, "-o", "{target}", "{source}", product=registers
     )
     if feature not in cpu_flags():
-        pytest.skip(f"cpu lacks {feature}")
+        pytest.skip(f"not run: cpu {feature}")
     with App(tmp_path, [binary]) as app:
         run_through(app, mode)
         assert app.lines()[-1].startswith(f"DONE {registers} ")

@@ -11,6 +11,8 @@ import pytest
 
 from tests.apps.harness import PROGRAMS, App
 
+pytestmark = pytest.mark.apps
+
 BEFORE = 30
 AFTER = 30
 PAUSE_S = 3.0

@@ -9,6 +9,8 @@ import pytest
 
 from tests.apps.harness import App
 
+pytestmark = pytest.mark.apps
+
 ROUNDS = 50
 # The stack and the C library's buffers may touch a page more in one round than in another.
 MEMORY_SLACK_KIB = 64
