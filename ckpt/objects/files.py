@@ -136,19 +136,21 @@ def plan(records: Records, build: Builder) -> None:
 
 
 class _OpenTable:
-    """The table of a process with its /proc folder held open."""
+    """The table of a process with its /proc folders held open."""
 
     def __init__(self, process: Process) -> None:
         self.process = process
-        self.folder_fd = -1
+        self.folders: list[int] = []
 
     def __enter__(self) -> Table:
-        path = self.process.path("fd")
-        self.folder_fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        return split_streams(Table(self.process, group_files(self.process), self.folder_fd))
+        for name in ("fd", "fdinfo"):
+            path = self.process.path(name)
+            self.folders.append(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        return split_streams(Table(self.process, group_files(self.process), *self.folders))
 
     def __exit__(self, *exc: object) -> None:
-        os.close(self.folder_fd)
+        for fd in self.folders:
+            os.close(fd)
 
 
 def group_files(process: Process) -> list[OpenFile]:

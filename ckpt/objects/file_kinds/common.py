@@ -48,6 +48,8 @@ Bytes = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 """A size or an offset: loff_t."""
 RawPath = Annotated[bytes, msgspec.Meta(max_length=8192)]
 
+_INFO_BYTES: Final = 1024
+
 UNKNOWN: Final = object()
 """Not looked for yet."""
 
@@ -148,11 +150,15 @@ class OpenFile:
 class Table:
     """One descriptor table under observation: its files, each once, lowest descriptor first."""
 
-    def __init__(self, process: Process, files: Sequence[OpenFile], folder_fd: int) -> None:
+    def __init__(
+        self, process: Process, files: Sequence[OpenFile], folder_fd: int, info_fd: int
+    ) -> None:
         self.process = process
         self.files = files
         self.folder_fd = folder_fd
         """/proc/PID/task/TID/fd of a living thread, opened as a folder."""
+        self.info_fd = info_fd
+        """Its fdinfo, likewise."""
         self.by_fd: dict[int, OpenFile] = {fd: file for file in files for fd in file.fds}
         self.by_type: dict[int, list[OpenFile]] = {}
         """S_IFIFO, S_IFSOCK, ... -> files, those opened with O_PATH left out."""
@@ -183,7 +189,14 @@ class Table:
 
     def fdinfo(self, file: OpenFile) -> dict[bytes, list[bytes]]:
         """Return the lines of /proc/PID/fdinfo/N by their names."""
-        text = self.process.read(f"fdinfo/{file.fds[0]}")
+        fd = os.open(b"%d" % file.fds[0], os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.info_fd)
+        try:
+            text = os.read(fd, _INFO_BYTES)
+            # Short unless an epoll instance watches many files: then until the end.
+            while len(text) >= _INFO_BYTES and (more := os.read(fd, 1 << 20)):
+                text += more
+        finally:
+            os.close(fd)
         return parse_fdinfo(text)
 
     def copy(self, file: OpenFile) -> int:

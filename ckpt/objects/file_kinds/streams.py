@@ -34,7 +34,7 @@ def split_streams(table: Table) -> Table:
         rest = [fd for fd in file.fds if fd not in STREAMS]
         if rest:
             files.append(_part(file, rest, OpenFile(file.ref, file.view)))
-    split = Table(table.process, files, table.folder_fd)
+    split = Table(table.process, files, table.folder_fd, table.info_fd)
     split.kept["external"] = {file.ref for file in files if file.view.file in ids}
     return split
 
