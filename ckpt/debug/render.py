@@ -63,7 +63,7 @@ def record_lines(record: msgspec.Struct, locate: Locate = nothing) -> Iterator[s
         if field in _TAG_FIELDS:
             continue
         value = getattr(record, field)
-        if isinstance(value, list) and any(isinstance(item, msgspec.Struct) for item in value):
+        if isinstance(value, list) and any(_field_names(item) for item in value):
             yield f"  {field}:"
             for item in value:
                 yield f"    {render(item, field, locate)}"
@@ -83,18 +83,22 @@ def render(value: Any, field: str = "", locate: Locate = nothing) -> str:
         return render_bytes(value)
     if isinstance(value, str):
         return repr(escape(value[:_MAX_TEXT])) if value else "''"
-    if isinstance(value, msgspec.Struct):
-        parts = [
-            f"{name} {render(getattr(value, name), name, locate)}"
-            for name in value.__struct_fields__
-        ]
-        return ", ".join(parts)
+    names = _field_names(value)
+    if names is not None:
+        return ", ".join(f"{name} {render(getattr(value, name), name, locate)}" for name in names)
     if isinstance(value, dict):
         pairs = [(render(key), render(item, field, locate)) for key, item in value.items()]
         return _join([f"{key}: {item}" for key, item in pairs[:_MAX_ITEMS]], len(pairs))
     if isinstance(value, list | tuple):
         return _join([render(item, field, locate) for item in value[:_MAX_ITEMS]], len(value))
     return escape(str(value))
+
+
+def _field_names(value: Any) -> tuple[str, ...] | None:
+    """Return the names of a struct's, or a named tuple's, fields."""
+    if isinstance(value, msgspec.Struct):
+        return value.__struct_fields__
+    return getattr(value, "_fields", None) if isinstance(value, tuple) else None
 
 
 def _join(parts: Sequence[str], total: int) -> str:
@@ -125,9 +129,10 @@ def render_bytes(value: bytes) -> str:
 
 def to_plain(value: Any) -> Any:
     """Return a value of JSON's types: bytes as text with surrogate escapes (PEP 383), lossless."""
-    if isinstance(value, msgspec.Struct):
-        tag = value.__struct_config__.tag
-        fields = {name: to_plain(getattr(value, name)) for name in value.__struct_fields__}
+    names = _field_names(value)
+    if names is not None:
+        tag = value.__struct_config__.tag if isinstance(value, msgspec.Struct) else None
+        fields = {name: to_plain(getattr(value, name)) for name in names}
         return {"type": tag, **fields} if tag is not None else fields
     if isinstance(value, bytes):
         return value.decode("utf-8", "surrogateescape")
