@@ -131,6 +131,7 @@ def print_report(measured: list[Measured], failures: list[str]) -> None:
         end="",
     )
     print("   CRIU 4.2: stall / snapshot / restore; cp and fsync")
+    small_s = next((m.snapshot_s for m in measured if m.kind == "small"), None)
     for m in measured:
         print(f"{m.name:20}{m.stall_s:7.3f} s{m.snapshot_s:8.3f} s{m.restore_s:7.3f} s", end="")
         print(f"{m.peak_bytes / MIB:5.0f} MiB{m.image_bytes / MIB:7.1f} MiB", end="")
@@ -139,6 +140,9 @@ def print_report(measured: list[Measured], failures: list[str]) -> None:
         print(" / ".join(f"{value:.3f}" for value in criu) if criu else "-", end="")
         if m.copy_s:
             print(f"; cp {m.copy_s:.3f} s, ratio {m.snapshot_s / m.copy_s:.2f}", end="")
+            if small_s:
+                net_s = m.snapshot_s - small_s
+                print(f" ({net_s / m.copy_s:.2f} beyond a small process)", end="")
         print()
     for title, rows in (
         ("fixed cost and cost of one more", build_lines(measured)),
