@@ -7,7 +7,6 @@ Exit codes: 0 done, 1 refused or failed (the reason is on stderr), 2 wrong usage
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
 import sys
@@ -117,7 +116,7 @@ def _run_snapshot(args: argparse.Namespace, report: Reporter) -> int:
     _print_warnings(result.warnings, report)
     stream = sys.stderr if args.output == "-" else sys.stdout
     if args.json:
-        print(json.dumps(_plain(result)), file=stream)
+        print(_json(_plain(result)), file=stream)
     else:
         text = (
             f"process {result.pid}: {result.threads} threads, {result.image_bytes} bytes in "
@@ -184,7 +183,7 @@ def _report_restored(
 ) -> None:
     _print_warnings(result.warnings, report)
     if args.json:
-        print(json.dumps({**_plain(result), "image": path}), flush=True)
+        print(_json({**_plain(result), "image": path}), flush=True)
     elif args.detach or args.verbose:
         text = f"process {result.pid}: {result.threads} threads, from {path}"
         print(escape(text), file=sys.stdout if args.detach else sys.stderr, flush=True)
@@ -216,7 +215,7 @@ def _dry_run(args: argparse.Namespace, path: str, options: Options) -> int:
         threads = [call.plain() for call in calls]
         warnings = [str(finding) for finding in (*found, *plan.warnings)]
         plain = {"threads": threads, "steps": list(plan_json(plan)), "warnings": warnings}
-        print(json.dumps({"pid": records.processes[0].tgid, **plain}))
+        print(_json({"pid": records.processes[0].tgid, **plain}))
     else:
         for call in calls:
             print(f"{call.line()}; {call.instruction}")
@@ -253,7 +252,7 @@ def _run_verify(args: argparse.Namespace, report: Reporter) -> int:
             print(escape(f"{kind}{finding}"))
     good = not any(finding.blocker for finding in found)
     if args.json:
-        print(json.dumps({"image": args.image, "ok": good, "findings": list(map(_row, found))}))
+        print(_json({"image": args.image, "ok": good, "findings": list(map(_row, found))}))
     elif good:
         print(escape(f"{args.image}: whole, consistent, restorable here"))
     return 0 if good else 1
@@ -264,7 +263,7 @@ def _run_check(args: argparse.Namespace, _report: Reporter) -> int:
 
     features = check_features()
     if args.json:
-        print(json.dumps([feature._asdict() for feature in features]))
+        print(_json([feature._asdict() for feature in features]))
         return 0
     for feature in features:
         detail = f" ({feature.detail})" if feature.detail else ""
@@ -273,6 +272,12 @@ def _run_check(args: argparse.Namespace, _report: Reporter) -> int:
             print(escape(f"      without it: {feature.effect}"))
             print(escape(f"      remedy: {feature.remedy}"))
     return 0
+
+
+def _json(value: Any) -> str:
+    import json
+
+    return json.dumps(value)
 
 
 def _plain(result: Any) -> dict[str, Any]:
@@ -302,7 +307,7 @@ def _print_error(error: CkptError, args: argparse.Namespace) -> None:
         print(f"  hint: {escape(error.hint)}", file=sys.stderr)
     if args.json and getattr(args, "output", None) != "-" and not getattr(args, "dry_run", False):
         rows = list(map(_row, findings))
-        print(json.dumps({"error": str(error), "hint": error.hint, "findings": rows}))
+        print(_json({"error": str(error), "hint": error.hint, "findings": rows}))
 
 
 def _run(args: argparse.Namespace, report: Reporter) -> int:

@@ -11,7 +11,6 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Final
 
 from ckpt.errors import CaptureError, HostError
@@ -250,7 +249,8 @@ class RawAreaList:
 
 def _check_privileges() -> None:
     """Refuse at once what the kernel would refuse later, and less clearly."""
-    status = Path("/proc/self/status").read_bytes()
+    with open("/proc/self/status", "rb") as file:
+        status = file.read()
     found = int(status.split(b"CapEff:", 1)[1].split(None, 1)[0], 16)
     if not found & _CAP_SYS_ADMIN and found & _CAPS_WANTED != _CAPS_WANTED:
         raise HostError(

@@ -12,8 +12,6 @@ import fcntl
 import mmap
 import os
 import stat
-import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import xxhash
@@ -21,24 +19,24 @@ import xxhash
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-SYSTEM_FOLDER: Final = Path("/var/cache/ckpt-bpf")
+SYSTEM_FOLDER: Final = "/var/cache/ckpt-bpf"
 _MAGIC: Final = b"ckpt-bpf cache 1"
 _DIGEST_BYTES: Final = 16
 
 
-def default_folder() -> Path:
+def default_folder() -> str:
     """Return root's system folder, or another user's own."""
     if os.geteuid() == 0:
         return SYSTEM_FOLDER
     base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(base) / "ckpt-bpf"
+    return f"{base}/ckpt-bpf"
 
 
 class Cache:
     """An open cache folder; without a safe one nothing is ever found and nothing kept."""
 
-    def __init__(self, folder: Path | None = None) -> None:
-        self.folder = folder or default_folder()
+    def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
+        self.folder = os.fspath(folder or default_folder())
         self._fd = _open_folder(self.folder)
 
     def close(self) -> None:
@@ -117,15 +115,6 @@ class Cache:
         for name in sorted(entries, key=self._age_ns)[count:]:
             self.discard(name)
 
-    def age(self, name: str) -> float:
-        """Return how many seconds ago an entry was written."""
-        if self._fd is None:
-            return 0.0
-        try:
-            return time.time() - os.stat(name, dir_fd=self._fd, follow_symlinks=False).st_mtime
-        except FileNotFoundError:
-            return 0.0
-
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other users of the folder from computing the same thing at the same time."""
@@ -149,17 +138,17 @@ class Cache:
             return 0
 
 
-def _open_folder(folder: Path) -> int | None:
+def _open_folder(folder: str) -> int | None:
     """Open the folder if nobody else can have put anything into it; make it if there is none."""
     try:
-        if not folder.exists():
-            folder.parent.mkdir(parents=True, exist_ok=True)
+        if not os.path.exists(folder):
+            os.makedirs(os.path.dirname(folder), exist_ok=True)
             with contextlib.suppress(FileExistsError):
-                folder.mkdir(0o700)
+                os.mkdir(folder, 0o700)
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
         return None
-    parent = os.stat(folder.parent)
+    parent = os.stat(os.path.dirname(folder))
     if _is_ours(os.fstat(fd), stat.S_IFDIR) and _is_safe_parent(parent):
         return fd
     os.close(fd)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -21,8 +20,8 @@ if TYPE_CHECKING:
 
 PROGRAMS: Final = ("tasks", "timers", "files", "ready", "areas", "stack", "events")
 
-_NOTES: Final = Path("/sys/kernel/notes")
-_BTF: Final = Path("/sys/kernel/btf/vmlinux")
+_NOTES: Final = "/sys/kernel/notes"
+_BTF: Final = "/sys/kernel/btf/vmlinux"
 _LIBRARY_FOLDERS: Final = ("/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/lib", "/usr/local/lib")
 _OWN_MODULES: Final = ("bpf_compile.py", "bpf_headers.py", "bpf_bytecode.py", "btf.py")
 _LLVM_NAMES: Final = tuple(
@@ -66,12 +65,8 @@ def _compile_programs(cache: Cache, entry: str) -> dict[str, Bytecode]:
     from ckpt.host.bpf_compile import compile_in_child
 
     programs = compile_in_child(PROGRAMS)
-    older = sorted(
-        (name for name in cache.names() if name.startswith(_PREFIX)), key=cache.age, reverse=True
-    )
-    for name in older[: max(0, len(older) - _KEPT_VERSIONS + 1)]:
-        cache.discard(name)
     cache.store(entry, msgspec.msgpack.encode(programs))
+    cache.keep_newest(_PREFIX, _KEPT_VERSIONS)
     return programs
 
 
@@ -79,23 +74,30 @@ def cache_key() -> str:
     """Return the hash of all that the bytecode depends on."""
     digest = xxhash.xxh3_128()
     for path in _source_files():
-        digest.update(b"%s\0%d\0" % (path.name.encode(), path.stat().st_size))
-        digest.update(path.read_bytes())
+        content = _read(path)
+        digest.update(b"%s\0%d\0" % (os.path.basename(path).encode(), len(content)))
+        digest.update(content)
     for part in (*os.uname()[2:], *_kernel_build(), *_compiler_libraries()):
         digest.update(part.encode() + b"\0")
     return str(digest.hexdigest())
 
 
-def _source_files() -> list[Path]:
-    programs = Path(importlib.import_module("ckpt.bpf").__path__[0])
-    sources = [path for path in programs.iterdir() if path.suffix in {".c", ".h"}]
-    return sorted(sources) + [Path(__file__).with_name(name) for name in _OWN_MODULES]
+def _source_files() -> list[str]:
+    folder = importlib.import_module("ckpt.bpf").__path__[0]
+    sources = sorted(name for name in os.listdir(folder) if name.endswith((".c", ".h")))
+    own = os.path.dirname(__file__)
+    return [f"{folder}/{name}" for name in sources] + [f"{own}/{name}" for name in _OWN_MODULES]
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb", buffering=0) as file:
+        return file.read()
 
 
 def _kernel_build() -> tuple[str, ...]:
     """Return the notes with the build id, and the size of BTF in case that there are none."""
-    notes = _NOTES.read_bytes().hex() if _NOTES.exists() else ""
-    return notes, str(_BTF.stat().st_size) if _BTF.exists() else "no BTF"
+    notes = _read(_NOTES).hex() if os.path.exists(_NOTES) else ""
+    return notes, str(os.stat(_BTF).st_size) if os.path.exists(_BTF) else "no BTF"
 
 
 def _compiler_libraries() -> list[str]:

@@ -10,14 +10,13 @@ import struct
 from array import array
 from bisect import bisect_right
 from functools import cached_property
-from pathlib import Path
 from typing import Final
 
 from ckpt.errors import HostError
 from ckpt.host.bpf_cache import Cache
 
-KALLSYMS: Final = Path("/proc/kallsyms")
-BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+KALLSYMS: Final = "/proc/kallsyms"
+BOOT_ID: Final = "/proc/sys/kernel/random/boot_id"
 _COUNT: Final = struct.Struct("<Q")
 _NOT_FUNCTIONS: Final = (b"__pfx_", b"__start_", b"__stop_", b"__cfi_")
 """Names for the padding in front of functions, and of places that the linker marks."""
@@ -88,7 +87,7 @@ def build_table(kallsyms: bytes) -> bytes:
     if not found:
         raise HostError(
             "the kernel hides its symbols",
-            where=str(KALLSYMS),
+            where=KALLSYMS,
             hint="set kernel.kptr_restrict to 0 or 1, and run as root; or use --no-bpf",
         )
     addresses, offsets, position = array("Q", sorted(found)), array("I"), 1
@@ -102,15 +101,20 @@ def build_table(kallsyms: bytes) -> bytes:
 
 def load_symbols(cache: Cache) -> Symbols:
     """Return the running kernel's symbols, from the cache of this boot if possible."""
-    entry = f"kallsyms-{BOOT_ID.read_text().strip()}"
+    entry = f"kallsyms-{_read(BOOT_ID).decode().strip()}"
     return Symbols(cache.load(entry) or refresh_symbols(cache, entry))
 
 
 def refresh_symbols(cache: Cache, entry: str) -> bytes:
     """Parse /proc/kallsyms, keep the table, and forget those of earlier boots."""
-    payload = build_table(KALLSYMS.read_bytes())
+    payload = build_table(_read(KALLSYMS))
     for name in cache.names():
         if name.startswith("kallsyms-"):
             cache.discard(name)
     cache.store(entry, payload)
     return payload
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
