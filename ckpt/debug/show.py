@@ -19,7 +19,7 @@ from ckpt.debug.text import escape, escape_bytes
 from ckpt.objects.areas import AreasRecord
 from ckpt.objects.base import Records
 from ckpt.objects.task import ThreadRecord
-from ckpt.objects.vma_flags import Vm
+from ckpt.objects.vma_flags import Vm, name_flags
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -100,7 +100,7 @@ def _area_lines(record: AreasRecord) -> Iterator[str]:
 
 
 def _area_line(area: Area, record: AreasRecord) -> str:
-    flags = Vm(area.flags)
+    flags = area.flags
     prot = "".join(
         letter if flags & bit else "-"
         for letter, bit in (("r", Vm.READ), ("w", Vm.WRITE), ("x", Vm.EXEC))
@@ -109,7 +109,7 @@ def _area_line(area: Area, record: AreasRecord) -> str:
     name = escape_bytes(area.special or area.anon_name)
     if 0 <= area.file < len(record.files):
         name = escape(record.files[area.file].path)
-    more = [flag.name.lower() for flag in flags & ~(_PROT | _USUAL) if flag.name]
+    more = name_flags(flags & ~(_PROT | _USUAL))
     more += [f"pkey {area.pkey}"] if area.pkey else []
     more += [f"pages of {area.page_kib} KiB"] if area.page_kib != 4 else []
     more += [escape(area.policy)] if area.policy else []
