@@ -224,7 +224,13 @@ def _survey_table(table: Table) -> list[Finding]:
         else:
             findings.extend(_survey_running(kind, files, table))
     findings.extend(survey_owners(table))
-    return findings
+    return sorted(findings, key=_number_of)
+
+
+def _number_of(finding: Finding) -> int:
+    """Return the descriptor that a finding is about, to list findings in its order."""
+    _, _, number = finding.where.partition(" fd ")
+    return int(number.split(",")[0] or 0)
 
 
 def _survey_running(kind: ModuleType, files: Iterable[OpenFile], table: Table) -> Iterator[Finding]:

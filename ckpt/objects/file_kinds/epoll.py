@@ -102,13 +102,22 @@ def survey(files: Sequence[OpenFile], table: Table) -> Iterable[Finding]:
             what = "edge-triggered epoll watches may report once more what they had reported"
             yield Finding(table.where(file), what, "snapshot with BPF", blocker=False)
         for watch in read_watches(file, table):
-            if not watch.file:
+            if not watch.file and (table.process.is_frozen or _is_lost(file, watch, table)):
                 what = f"epoll watches a file under number {watch.fd} that has no descriptor left"
                 hint = "remove it with EPOLL_CTL_DEL before closing"
                 yield Finding(table.where(file), what, hint)
-            elif not watch.events & ~EP_PRIVATE_BITS:
+            elif is_spent(watch):
                 what = f"the disarmed one-shot watch of fd {watch.fd} may report errors and hangups"
                 yield Finding(table.where(file), what, blocker=False)
+
+
+def _is_lost(file: OpenFile, watch: Watch, table: Table) -> bool:
+    """Look again, at the numbers that a running target has now, and then whether the item stays."""
+    tid = table.process.living_tid
+    slot = struct.pack("<III", file.fds[0], watch.fd, 0)
+    if any(_is_watched(tid, int(name), slot) for name in os.listdir(table.folder_fd)):
+        return False
+    return any(again.fd == watch.fd and not again.file for again in read_watches(file, table))
 
 
 def _may_repeat_edges(file: OpenFile, table: Table) -> bool:

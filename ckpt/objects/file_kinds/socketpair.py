@@ -30,7 +30,12 @@ from ckpt.objects.file_kinds.common import (
     keep,
     set_status_flags,
 )
-from ckpt.objects.file_kinds.unix_peers import TCP_LISTEN, UnixSocket, unix_sockets
+from ckpt.objects.file_kinds.unix_peers import (
+    TCP_LISTEN,
+    UnixSocket,
+    copy_socket,
+    unix_sockets,
+)
 from ckpt.objects.passing import close_call
 from ckpt.objects.steps import Call, Expect, Scratch
 
@@ -122,7 +127,7 @@ def capture(files: Sequence[OpenFile], table: Table) -> Iterable[SocketFile]:
         received = table.kept.get(_queue_name(file))
         if not isinstance(received, list):
             continue  # refused by survey
-        with _copy(file, table) as end:
+        with copy_socket(file, table) as end:
             yield _record_end(file, sockets[file.view.ino], received, end, table)
 
 
@@ -202,17 +207,13 @@ def _find_peer(found: UnixSocket, table: Table) -> OpenFile | None:
     return ends.get(found.peer) if found.peer else None
 
 
-def _copy(file: OpenFile, table: Table) -> socket.socket:
-    return socket.socket(fileno=table.copy(file))
-
-
 class _NotPlainError(Exception):
     """The queue holds more than bytes; the text says what."""
 
 
 def _read_queue_of(file: OpenFile, table: Table) -> list[Message]:
     """Return what waits at an end, leaving it there."""
-    with _copy(file, table) as end:
+    with copy_socket(file, table) as end:
         before = end.getsockopt(socket.SOL_SOCKET, SO_PEEK_OFF)
         end.setsockopt(socket.SOL_SOCKET, SO_PEEK_OFF, 0)
         try:

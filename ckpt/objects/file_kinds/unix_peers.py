@@ -6,6 +6,7 @@ namespace yields for each socket; sockets of other families are told apart by ge
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -44,6 +45,20 @@ class UnixSocket(NamedTuple):
     is_named: bool
     shutdown: int
     """Bit 0: receives nothing more, bit 1: sends nothing more."""
+
+
+def copy_socket(file: OpenFile, table: Table) -> socket.socket:
+    """Return our own copy of a socket.
+
+    Raises:
+        OSError: the number is closed, or no socket any more (the target runs).
+    """
+    copy = table.copy(file)
+    try:
+        return socket.socket(fileno=copy)
+    except OSError:
+        os.close(copy)
+        raise
 
 
 def unix_sockets(table: Table) -> dict[int, UnixSocket]:

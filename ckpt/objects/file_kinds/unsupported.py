@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from ckpt.errors import Finding
 from ckpt.objects.file_kinds.common import FileRecord, OpenFile, Opening, Table
 from ckpt.objects.file_kinds.streams import is_terminal
-from ckpt.objects.file_kinds.unix_peers import TCP_LISTEN, unix_sockets
+from ckpt.objects.file_kinds.unix_peers import TCP_LISTEN, copy_socket, unix_sockets
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -54,6 +54,14 @@ _BY_FOPS: Final = {
     "drm_syncobj_file_fops": "DRM sync object",
 }
 """Names of struct file_operations, Linux 6.18."""
+_BY_FILE_SYSTEM: Final = {
+    "pidfs": "pidfd",
+    "nsfs": "namespace",
+    "mqueue": "POSIX message queue",
+    "hugetlbfs": "hugetlbfs file or huge memfd",
+    "secretmem": "secret memory",
+}
+"""Where there is no symbol: without BPF."""
 _HINTS: Final = {
     "inotify instance": "stop watching files before the snapshot",
     "pseudo-terminal master": "snapshot the program inside the terminal, not the emulator",
@@ -92,7 +100,7 @@ def name_file(file: OpenFile, table: Table) -> tuple[str, str]:
     view = file.view
     if file.is_socket:
         return name_socket(file, table)
-    known = _BY_FOPS.get(view.f_op)
+    known = _BY_FOPS.get(view.f_op) or _BY_FILE_SYSTEM.get(view.fs_type)
     if known is None and view.anon_name:
         known = view.anon_name.strip("[]")
     if known is not None:
@@ -111,11 +119,7 @@ def name_file(file: OpenFile, table: Table) -> tuple[str, str]:
 
 def name_socket(file: OpenFile, table: Table) -> tuple[str, str]:
     """Return family and type of a socket, and for unix ones what is the matter with it."""
-    try:
-        copy = table.copy(file)
-    except OSError:
-        return "socket", _CLOSE  # Closed meanwhile: the target runs.
-    with socket.socket(fileno=copy) as sock:
+    with copy_socket(file, table) as sock:
         family = _name(socket.AddressFamily, sock.getsockopt(socket.SOL_SOCKET, SO_DOMAIN))
         kind = _name(socket.SocketKind, sock.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE))
     named = f"socket {family} {kind.removeprefix('SOCK_').lower()}"
