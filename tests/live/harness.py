@@ -40,6 +40,7 @@ class Mode(StrEnum):
     UNTOUCHED = "untouched"
     LEFT_RUNNING = "left_running"
     RESTORED = "restored"
+    THAWED = "thawed"  # frozen and let go, without an image
     VERIFIED = "verified"  # restored, and compared with its image before it ran on
 
 
@@ -180,6 +181,10 @@ class Target:
         if not {"--leave-running", "--leave-stopped"} & set(options):
             self.reap_killed()
 
+    def freeze_and_thaw(self) -> None:
+        """Do to the target what a snapshot does that is refused when all is frozen."""
+        self._run([sys.executable, "-m", "tests.live.freeze_thaw", str(self.pid)], cwd=TESTS.parent)
+
     def reap_killed(self) -> None:
         """Wait for the process that a snapshot killed, so that its pid is free."""
         wait_until("the snapshot's kill", self._has_ended, 5.0)
@@ -211,8 +216,13 @@ class Target:
 
     def tool(self, *args: str, stdout: int | None = None) -> subprocess.CompletedProcess[str]:
         """Run ckpt-bpf; raise CaseFailure with its messages when it does not exit with 0."""
-        command = [*TOOL, *args]
+        return self._run([*TOOL, *args], self.folder, stdout)
+
+    def _run(
+        self, command: list[str], cwd: Path, stdout: int | None = None
+    ) -> subprocess.CompletedProcess[str]:
         self.history.append(shlex.join(command))
+        name = next((word for word in command if word in ("snapshot", "restore")), command[2])
         try:
             done = subprocess.run(
                 command,
@@ -221,14 +231,14 @@ class Target:
                 stderr=subprocess.PIPE,
                 text=True,
                 timeout=TOOL_S,
-                cwd=self.folder,
+                cwd=cwd,
             )
         except subprocess.TimeoutExpired as expired:
-            raise CaseFailure(
-                f"{args[0]}: no end after {TOOL_S:g} s\n{expired.stderr!r}"
-            ) from expired
+            said = f"{name}: no end after {TOOL_S:g} s\n{expired.stderr!r}"
+            raise CaseFailure(said) from expired
         if done.returncode:
-            raise CaseFailure(f"{args[0]}: exit {done.returncode}\n{done.stdout}{done.stderr}")
+            said = f"{done.stdout or ''}{done.stderr}"
+            raise CaseFailure(f"{name}: exit {done.returncode}\n{said}")
         return done
 
     def go(self, mode: Mode) -> None:
@@ -319,6 +329,8 @@ def _carry_through(target: Target, mode: Mode) -> Outcome:
         return target.wait_result()
     if mode is Mode.UNTOUCHED:
         time.sleep(PAUSE_S)
+    elif mode is Mode.THAWED:
+        target.freeze_and_thaw()
     elif mode is Mode.LEFT_RUNNING:
         target.snapshot("--leave-running")
     else:
@@ -332,7 +344,7 @@ def _carry_through(target: Target, mode: Mode) -> Outcome:
 def main(arguments: Sequence[str]) -> int:
     """Run one case by hand and print what came of it."""
     if len(arguments) < 2:
-        print("usage: harness.py PROGRAM untouched|left_running|restored|verified [ARG...]")
+        print("usage: harness.py PROGRAM untouched|left_running|restored|verified|thawed [ARG...]")
         return 2
     become_subreaper()
     build = Build()

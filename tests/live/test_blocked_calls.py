@@ -35,9 +35,10 @@ RESTORABLE = {
         *("recv_rcvtimeo", "recv_rcvtimeo_woken", "flock", "ofd_lock", "posix_lock"),
     ),
 }
-# What these wait on is not restored yet, and an absolute CPU-clock deadline cannot come back.
-LEFT_RUNNING_ONLY = {
-    "blocked_sleep": ("cpu_clock_until",),
+# An absolute CPU-clock deadline cannot come back.
+LEFT_RUNNING_ONLY = {"blocked_sleep": ("cpu_clock_until",)}
+# What these wait on is not restored yet, so they are only frozen and let go.
+THAWED_ONLY = {
     "blocked_ipc": (
         *("semtimedop", "semop", "msgrcv", "mq_timedreceive", "mq_receive"),
         *("io_getevents", "io_getevents_forever", "inotify", "wait4", "waitid", "terminal"),
@@ -58,6 +59,12 @@ def test_call_goes_on(run: Run, case: Case, mode: Mode) -> None:
 @pytest.mark.parametrize("mode", [Mode.LEFT_RUNNING])
 @pytest.mark.parametrize("case", _cases(LEFT_RUNNING_ONLY), ids=lambda case: case.name)
 def test_call_goes_on_in_a_process_left_running(run: Run, case: Case, mode: Mode) -> None:
+    run(case, mode)
+
+
+@pytest.mark.parametrize("mode", [Mode.THAWED])
+@pytest.mark.parametrize("case", _cases(THAWED_ONLY), ids=lambda case: case.name)
+def test_call_goes_on_in_a_process_frozen_and_let_go(run: Run, case: Case, mode: Mode) -> None:
     run(case, mode)
 
 

@@ -10,10 +10,11 @@ static long nanosleep_raw(void)
 	return syscall(SYS_nanosleep, &limit_ts, &rem);
 }
 
-/* Not `rem`: the kernel itself writes it whenever any stop breaks into the sleep. */
-static void keep_limit(void)
+/* The kernel writes `rem` whenever a stop breaks into the sleep; undisturbed it does not. */
+static void keep_both(void)
 {
 	keep(&limit_ts, sizeof(limit_ts));
+	keep(&rem, sizeof(rem));
 }
 
 static long nanosleep_libc(void)
@@ -83,6 +84,7 @@ static void setup_burner(void)
 	REQUIRE(!pthread_create(&thread, 0, burn, 0));
 	pthread_detach(thread);
 	cpu_ts = limit_ts;
+	cpu_ts.tv_sec += 2; /* the burner slows the snapshot down */
 	keep(&cpu_ts, sizeof(cpu_ts));
 }
 
@@ -101,7 +103,7 @@ static long cpu_clock(void)
 
 static long cpu_clock_until(void)
 {
-	struct timespec ts = from_now(CLOCK_PROCESS_CPUTIME_ID, limit_ns);
+	struct timespec ts = from_now(CLOCK_PROCESS_CPUTIME_ID, limit_ns + 2000000000LL);
 	long rc;
 
 	burned_before = burned_ns;
@@ -113,10 +115,10 @@ static long cpu_clock_until(void)
 
 static void check_burned(void)
 {
-	long long late = burned_before - limit_ns;
+	long long late = burned_before - limit_ns - 2000000000LL;
 
 	if (late < -SLACK_NS || late > SLACK_NS)
-		fail("CPU time: expected %lld ms got %.1f ms", limit_ns / 1000000, (double)burned_before / 1e6);
+		fail("CPU time: expected %lld ms got %.1f ms", limit_ns / 1000000 + 2000, (double)burned_before / 1e6);
 }
 
 static int *low; /* a timespec of two 32-bit words, and room for the rest */
@@ -128,7 +130,7 @@ static void setup_low(void)
 	low[0] = (int)limit_ts.tv_sec;
 	low[1] = (int)limit_ts.tv_nsec;
 	low[2] = 77;
-	keep(low, 8);
+	keep(low, 12);
 }
 
 static long nanosleep_int80(void)
@@ -174,15 +176,15 @@ static void check_remaining(void)
 }
 
 static const struct blocked_case cases[] = {
-	{ "nanosleep", SYS_nanosleep, LASTS, 0, 0, nanosleep_raw, keep_limit, 0, 0 },
-	{ "nanosleep_libc", SYS_clock_nanosleep, LASTS, 0, 0, nanosleep_libc, keep_limit, 0, 0 },
+	{ "nanosleep", SYS_nanosleep, LASTS, 0, 0, nanosleep_raw, keep_both, 0, 0 },
+	{ "nanosleep_libc", SYS_clock_nanosleep, LASTS, 0, 0, nanosleep_libc, keep_both, 0, 0 },
 	{ "nanosleep_int80", I386_NANOSLEEP, LASTS, 0, 0, nanosleep_int80, setup_low, 0, 0 },
-	{ "nanosleep_registers", SYS_nanosleep, LASTS, 0, 0, nanosleep_registers, keep_limit, 0, 0 },
+	{ "nanosleep_registers", SYS_nanosleep, LASTS, 0, 0, nanosleep_registers, keep_both, 0, 0 },
 	{ "nanosleep_signal", SYS_nanosleep, FOREVER, -1, EINTR, sleep_until_signal, setup_handler,
 	  wake_by_signal, check_remaining },
-	{ "monotonic", SYS_clock_nanosleep, LASTS, 0, 0, monotonic, keep_limit, 0, 0 },
-	{ "boottime", SYS_clock_nanosleep, LASTS, 0, 0, boottime, keep_limit, 0, 0 },
-	{ "realtime", SYS_clock_nanosleep, LASTS, 0, 0, realtime, keep_limit, 0, 0 },
+	{ "monotonic", SYS_clock_nanosleep, LASTS, 0, 0, monotonic, keep_both, 0, 0 },
+	{ "boottime", SYS_clock_nanosleep, LASTS, 0, 0, boottime, keep_both, 0, 0 },
+	{ "realtime", SYS_clock_nanosleep, LASTS, 0, 0, realtime, keep_both, 0, 0 },
 	{ "monotonic_until", SYS_clock_nanosleep, LASTS, 0, 0, monotonic_until, 0, 0, 0 },
 	{ "boottime_until", SYS_clock_nanosleep, LASTS, 0, 0, boottime_until, 0, 0, 0 },
 	{ "realtime_until", SYS_clock_nanosleep, UNTIL_REALTIME, 0, 0, realtime_until, 0, 0, 0 },
