@@ -18,6 +18,7 @@ from ckpt.arch.x86_64.regs import REG_NAMES, X86Regs, encode_regs, parse_regs, s
 from ckpt.arch.x86_64.restart import Kind
 from ckpt.errors import CkptError, RestoreError
 from ckpt.host import ptrace, seed, trap
+from ckpt.host.clocks import clocks_ahead
 from ckpt.host.watch import held
 from ckpt.objects import modules
 from ckpt.objects.interrupted import final_regs
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 _SYS_MUNMAP, _SYS_DUP3, _SYS_CLOSE_RANGE, _SYS_EXIT = 11, 292, 436, 60
 _PAGE = 4096
 _TIMESPEC_BYTES = 16
+_LEAD_NS = 4_000_000
+_LEAD_NS_A_STEP = 60_000
+"""Measured from the entry into the time namespace to the commit, on a slow machine."""
 _LOWEST = 0x10000
 _HIGHEST = (1 << 47) - (1 << 24)
 _ALL_SIGNALS = (1 << 64) - 1
@@ -58,6 +62,8 @@ class Restorer:
         self._socket: socket.socket | None = None
         self._player: Player | None = None
         self._results: dict[int, int] = {}
+        self._clock_goal_ns: int | None = None
+        self._clock_ahead_ns: int | None = None
         self._used = sorted(
             span
             for module in modules()
@@ -181,10 +187,32 @@ class Restorer:
     def play(self, tid: int, calls: Iterable[Call], why: str = "restore") -> list[int]:
         """Play calls on a stopped thread at once and return their results."""
         player = self._tape_player
-        results = player.play(tid, list(calls), why)
+        results = player.play(tid, list(calls), why, self.lag_ns())
         self._traced += player.born
         player.born.clear()
         return results
+
+    def lead_ns(self) -> int:
+        """Return how long the rest of the restore will about take: the clocks start that early.
+
+        Too long costs a wait at the end, too short a small jump of the clocks.
+        """
+        return _LEAD_NS + len(self.plan.steps) * _LEAD_NS_A_STEP
+
+    def expect_clock(self, monotonic_ns: int) -> None:
+        """Let nothing run before the target's CLOCK_MONOTONIC reads `monotonic_ns`."""
+        self._clock_goal_ns = monotonic_ns
+
+    def lag_ns(self) -> int:
+        """Return what the target's clock lags behind the moment of the freeze; 0 if it does not.
+
+        Negative once the restore takes longer than was expected.
+        """
+        if self._clock_goal_ns is None:
+            return 0
+        if self._clock_ahead_ns is None:
+            self._clock_ahead_ns = clocks_ahead(self.root_tid)[0]
+        return self._clock_goal_ns - time.monotonic_ns() - self._clock_ahead_ns
 
     def rearm(self, tid: int, call: Rearm, time_ns: int, rmtp: int = 0) -> None:
         """Make `call` with a stop pending; keep its result for the thread's registers.
@@ -301,6 +329,7 @@ class Restorer:
             self._commit(options)
 
     def _commit(self, options: Options) -> None:
+        time.sleep(max(self.lag_ns(), 0) / 1e9)
         pidfd = os.pidfd_open(self.root_tid)
         try:
             stays_stopped = options.stopped or self.records.processes[0].stopped_by
@@ -319,7 +348,7 @@ class Restorer:
 
     def _reentries(self) -> Iterator[reissue.Reentry]:
         """Yield the calls that are made again for the time that they had left."""
-        now_ns = time.monotonic_ns()
+        now_ns = time.monotonic_ns() + self.lag_ns()
         for record in self.records.of(ThreadRecord):
             call = record.interrupted
             if call.kind is not Kind.REISSUE or call.remaining_ns is None:

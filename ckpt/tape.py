@@ -48,8 +48,9 @@ class Assembled(NamedTuple):
 class _Assembler:
     """Lays out entries and blobs for a data area at a known address."""
 
-    def __init__(self, address: int, entry_count: int) -> None:
+    def __init__(self, address: int, entry_count: int, lag_ns: int) -> None:
         self.address = address
+        self.lag_ns = lag_ns
         self.used = entry_count * machine_code.ENTRY_SIZE
         self.places: dict[int, int] = {}
         self.parts: list[tuple[int, bytes]] = []
@@ -65,7 +66,7 @@ class _Assembler:
             self.used = offset + item.size_bytes
             return self.address + offset
         self.used = offset + len(item.content)
-        content = bytearray(item.content)
+        content = bytearray(item.content_at(self.lag_ns))
         for at, pointee in item.pointers:
             struct.pack_into("<Q", content, at, self.place(pointee))
         self.parts.append((offset, bytes(content)))
@@ -95,10 +96,15 @@ def _split(calls: Sequence[Call], room: int) -> Iterator[Sequence[Call]]:
         yield calls[start:]
 
 
-def assemble(calls: Sequence[Call], address: int, room: int = DATA_BYTES) -> Iterator[Assembled]:
-    """Yield the chunks of a tape for a data area of `room` bytes at `address`."""
+def assemble(
+    calls: Sequence[Call], address: int, room: int = DATA_BYTES, lag_ns: int = 0
+) -> Iterator[Assembled]:
+    """Yield the chunks of a tape for a data area of `room` bytes at `address`.
+
+    `lag_ns` is what the target's clock lags behind the moment of the freeze.
+    """
     for run in _split(calls, room):
-        layout = _Assembler(address, len(run))
+        layout = _Assembler(address, len(run), lag_ns)
         entries = [
             machine_code.Entry(
                 call.nr,
@@ -177,14 +183,16 @@ class Player:
             regs[_INDEX[name]] = value & _NO_CALL
         return _REGS.pack(*regs)
 
-    def play(self, tid: int, calls: Sequence[Call], why: str) -> list[int]:
+    def play(self, tid: int, calls: Sequence[Call], why: str, lag_ns: int = 0) -> list[int]:
         """Play `calls` on stopped thread `tid`; return their results.
+
+        `lag_ns` is what the target's clock lags behind the moment of the freeze.
 
         Raises:
             RestoreError: at the first result that is not the expected one, with the call.
         """
         results: list[int] = []
-        for chunk in assemble(calls, self.data):
+        for chunk in assemble(calls, self.data, lag_ns=lag_ns):
             results += self._play_chunk(tid, chunk, why)
         return results
 

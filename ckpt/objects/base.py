@@ -377,6 +377,15 @@ class Restorer(Protocol):
     def find_hole(self, size: int) -> int:
         """Return an address where neither the target nor the task has anything."""
 
+    def lead_ns(self) -> int:
+        """Return how long the rest of the restore will about take: the clocks start that early."""
+
+    def expect_clock(self, monotonic_ns: int) -> None:
+        """Let nothing run before the target's CLOCK_MONOTONIC reads `monotonic_ns`."""
+
+    def lag_ns(self) -> int:
+        """Return what the target's clock lags behind the moment of the freeze; 0 if it does not."""
+
     def rearm(self, tid: int, call: Any, time_ns: int, rmtp: int = 0) -> None:
         """Make `call` (`ckpt.arch.x86_64.rearm.Rearm`) with a stop pending; keep its result.
 

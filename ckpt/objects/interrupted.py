@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from ckpt.arch.x86_64 import rearm, restart
 from ckpt.arch.x86_64.decode import CallEntry
@@ -88,6 +88,10 @@ def describe(process: Process, stop: Any, code: bytes) -> Interrupted:
         remaining_ns=remaining_ns(process, stop.tid),
         rearm=facts,
     )
+
+
+_PAUSED_CLOCKS: Final = (time.CLOCK_MONOTONIC, time.CLOCK_BOOTTIME, 9)
+"""Clocks that a time namespace keeps from showing the pause, CLOCK_BOOTTIME_ALARM among them."""
 
 
 def _ts_compat(view: ThreadView | None) -> bool | None:
@@ -173,6 +177,8 @@ class Rearm:
         facts = self.call.rearm
         built = build_rearm(self.call, self.regs)
         time_ns = facts.remaining_ns or 0
+        if built.clock in _PAUSED_CLOCKS:
+            time_ns = max(time_ns + restorer.lag_ns(), 0)
         if built.absolute:
             time_ns = facts.deadline_ns or time_ns + _target_now_ns(built.clock, self.tid)
         restorer.rearm(self.tid, built, time_ns, facts.rmtp if facts.rmtp_type else 0)

@@ -17,6 +17,7 @@ from ckpt.objects.base import Plain, Record
 from ckpt.objects.steps import (
     Blob,
     Call,
+    TimevalLeft,
     born,
     dispositions_set,
     memory_filled,
@@ -40,6 +41,7 @@ ITIMER_PROF: Final = 2
 
 ITIMERVAL: Final = struct.Struct("<qqqq")
 """struct itimerval: interval, value; each seconds and microseconds (include/uapi/linux/time.h)."""
+_VALUE_OFFSET: Final = 16
 
 _SECOND_US: Final = 1_000_000
 
@@ -133,5 +135,7 @@ def _set_itimer(which: int, itimer: IntervalTimer) -> Call:
     """Return a setitimer; its microseconds are rounded up, and 0 would disarm."""
     interval_us = -(-itimer.interval_ns // 1000)
     value_us = max(-(-itimer.value_ns // 1000), 1)
-    spec = Blob(ITIMERVAL.pack(*divmod(interval_us, _SECOND_US), *divmod(value_us, _SECOND_US)))
+    content = ITIMERVAL.pack(*divmod(interval_us, _SECOND_US), *divmod(value_us, _SECOND_US))
+    counts_on = which == ITIMER_REAL and itimer.value_ns > 0
+    spec = TimevalLeft(content, _VALUE_OFFSET) if counts_on else Blob(content)
     return Call(SYS_SETITIMER, (which, spec, 0))

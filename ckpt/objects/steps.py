@@ -8,10 +8,15 @@ stopped thread). Nothing here does anything; `ckpt.plan` orders steps, `ckpt.tap
 from __future__ import annotations
 
 import enum
+import struct
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from ckpt.objects.base import Restorer
+
+
+_TIMEVAL: Final = struct.Struct("<qq")
+"""struct __kernel_old_timeval, 16 bytes."""
 
 
 class Token(NamedTuple):
@@ -139,9 +144,39 @@ class Blob:
         self.content = content
         self.pointers = pointers
 
+    def content_at(self, lag_ns: int) -> bytes:
+        """Return the bytes for a clock that still lags `lag_ns` behind the moment of the freeze."""
+        del lag_ns
+        return self.content
+
     def __repr__(self) -> str:
         shown = self.content if len(self.content) <= 48 else self.content[:45] + b"..."
         return f"&{shown!r}"
+
+
+class TimevalLeft(Blob):
+    """Bytes with a struct timeval in them that counts from the moment of the freeze.
+
+    It is stretched by what the target's clock lags behind that moment when the call is made. Zero
+    stays zero: it means "disarmed".
+    """
+
+    __slots__ = ("offset",)
+
+    def __init__(self, content: bytes, offset: int) -> None:
+        super().__init__(content)
+        self.offset = offset
+
+    def content_at(self, lag_ns: int) -> bytes:
+        """Return the bytes with the lag added to the time at `offset`."""
+        seconds, microseconds = _TIMEVAL.unpack_from(self.content, self.offset)
+        total = seconds * 1_000_000 + microseconds
+        if total == 0:
+            return self.content
+        content = bytearray(self.content)
+        left = max(total + lag_ns // 1000, 1)
+        _TIMEVAL.pack_into(content, self.offset, *divmod(left, 1_000_000))
+        return bytes(content)
 
 
 Arg = int | Blob | Scratch

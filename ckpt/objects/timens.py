@@ -123,7 +123,10 @@ class SetOffsets:
         """Compute, write, open."""
         offsets = self.offsets
         if self.clocks is not None:
-            offsets = offsets_for(self.clocks)
+            # Offsets cannot be changed later: the clocks start early, and are waited for.
+            lead_ns = restorer.lead_ns()
+            offsets = offsets_for((self.clocks[0] - lead_ns, self.clocks[1] - lead_ns))
+            restorer.expect_clock(self.clocks[0])
         base = f"/proc/{self.tid}"
         fd = os.open(f"{base}/timens_offsets", os.O_WRONLY | os.O_CLOEXEC)
         try:
