@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
-from ckpt.arch.x86_64.decode import CallEntry
+from ckpt.arch.x86_64.decode import CALL_SIZE, CallEntry, reads_register_before_write
 from ckpt.arch.x86_64.regs import encode_regs
 from ckpt.arch.x86_64.timeouts import Where, encode_milliseconds, encode_time, read_args
 from ckpt.host import ptrace
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from ckpt.arch.x86_64.regs import X86Regs
     from ckpt.arch.x86_64.timeouts import Timeout
+    from ckpt.host.kernel_view import ThreadView
 
 _ARG_REGS: Final = {
     CallEntry.SYSCALL: ("rdi", "rsi", "rdx", "r10", "r8", "r9"),
@@ -42,6 +43,9 @@ _SOCKET_OPTION: Final = {
     Where.SO_RCVTIMEO: socket.SO_RCVTIMEO,
     Where.SO_SNDTIMEO: socket.SO_SNDTIMEO,
 }
+_REGISTER_TIMEOUT_CALLS: Final = frozenset((232, 281, 256, 319))
+"""epoll_wait and epoll_pwait, of x86_64 and of i386."""
+_CODE_BYTES: Final = 512
 _TIMEVAL: Final = struct.Struct("<qq")
 _BLOCK_WAIT_S: Final = 0.25
 _LEAST_NS: Final = 1_000_000
@@ -84,7 +88,8 @@ def let_go(
         for reentry, _ in undos:
             _wait_blocked(tgid, reentry)
     finally:
-        for _, undo in undos:
+        # Backwards: two threads may share one structure.
+        for _, undo in reversed(undos):
             undo()
     for tid in tids:
         if tid not in entered:
@@ -103,7 +108,7 @@ def _reenter(tgid: int, pidfd: int, reentry: Reentry) -> Callable[[], None]:
     """Shorten the timeout, let the thread into its call; return what puts the timeout back."""
     try:
         undo = _shorten(tgid, pidfd, reentry)
-        regs = encode_regs(_shortened_regs(reentry))
+        regs = encode_regs(_shortened_regs(tgid, reentry))
         ptrace.set_regset(reentry.tid, ptrace.NT_PRSTATUS, regs)
         ptrace.detach(reentry.tid)
     except ProcessLookupError:
@@ -120,13 +125,42 @@ def _shorten(tgid: int, pidfd: int, reentry: Reentry) -> Callable[[], None]:
     return _nothing
 
 
-def _shortened_regs(reentry: Reentry) -> X86Regs:
-    """Return the rewound registers, with the time that is left if it goes into one of them."""
+def _shortened_regs(tgid: int, reentry: Reentry) -> X86Regs:
+    """Return the rewound registers, with the time that is left if it goes into one of them.
+
+    A register cannot be put back once the call has begun. Code behind a C library's wrapper does
+    not look at it again; code that does (a call written out in a loop) would keep the short time
+    for ever, so it rather waits its full time once more.
+    """
     if reentry.timeout.where is not Where.MILLISECONDS:
         return reentry.regs
     name = _ARG_REGS[reentry.entry][reentry.timeout.arg]
+    if _is_read_again(tgid, reentry, name):
+        return reentry.regs
     left = encode_milliseconds(reentry.remaining_ns())
     return msgspec.structs.replace(reentry.regs, **{name: left})
+
+
+def _is_read_again(tgid: int, reentry: Reentry, register: str) -> bool:
+    """Tell whether the code behind the call may read `register` before it sets it."""
+    address = reentry.regs.rip + CALL_SIZE
+    try:
+        with open(f"/proc/{tgid}/task/{reentry.tid}/mem", "rb", buffering=0) as memory:
+            code = os.pread(memory.fileno(), _CODE_BYTES, address)
+    except OSError:
+        return True
+    return reads_register_before_write(code, address, register) is not False
+
+
+def prepare(views: Iterable[ThreadView]) -> None:
+    """Import the disassembler while the target runs, if it will be asked while it is stopped."""
+    if any(
+        view.blocked_timer is not None
+        and view.regs is not None
+        and view.regs.orig_ax in _REGISTER_TIMEOUT_CALLS
+        for view in views
+    ):
+        import capstone  # noqa: F401
 
 
 def _shorten_memory(tgid: int, reentry: Reentry, address: int) -> Callable[[], None]:

@@ -11,6 +11,7 @@ import select
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
+from ckpt import reissue
 from ckpt.errors import CaptureError, Finding, HostError
 from ckpt.freeze import is_zombie, list_tids, read_state
 from ckpt.host.status import parse_fields
@@ -241,6 +242,7 @@ def observe_running(process: Process, observer: Observer | None) -> None:
     """Look at the threads just before the freeze: the deadlines of blocked calls."""
     if observer is not None:
         view = observe_waits(process, observer)
+        reissue.prepare(view.threads.values())
         process.thread_views = view.threads
         process.process_view = view.process
         process.mm_view = view.mm

@@ -221,6 +221,19 @@ static void check_both_rounds(void)
 		     (blocked_end - blocked_start) / 1000000);
 }
 
+/*
+ * The time is in a register that cannot be put back, and this loop uses it again: the call that was
+ * interrupted waits its full time once more, the next one is on time.
+ */
+static void check_one_round_late(void)
+{
+	long long late = blocked_end - blocked_start - 2 * limit_ns;
+
+	if (late < -20000000LL || late > limit_ns + 2 * SLACK_NS)
+		fail("two rounds: expected %lld to %lld ms got %lld ms", 2 * LIMIT_MS,
+		     3 * LIMIT_MS, (blocked_end - blocked_start) / 1000000);
+}
+
 static const struct blocked_case cases[] = {
 	{ "poll", SYS_poll, LASTS, 0, 0, poll_limit, setup, 0, 0 },
 	{ "poll_forever", SYS_poll, FOREVER, 1, 0, poll_forever, setup, wake, check_poll },
@@ -246,7 +259,8 @@ static const struct blocked_case cases[] = {
 	  wake_by_signal, check_masked_again },
 	{ "epoll_pwait2", 441, LASTS, 0, 0, epoll_pwait2_limit, setup, 0, 0 },
 	{ "epoll_pwait2_forever", 441, FOREVER, 1, 0, epoll_pwait2_forever, setup, wake, check_epoll },
-	{ "epoll_loop", SYS_epoll_wait, CPU_TIME, 0, 0, epoll_loop, setup, 0, check_both_rounds },
+	{ "epoll_loop", SYS_epoll_wait, CPU_TIME, 0, 0, epoll_loop, setup, 0,
+	  check_one_round_late },
 	{ "poll_loop", SYS_poll, CPU_TIME, 0, 0, poll_loop, setup, 0, check_both_rounds },
 };
 
