@@ -234,14 +234,24 @@ def _number_of(finding: Finding) -> int:
 
 
 def _survey_running(kind: ModuleType, files: Iterable[OpenFile], table: Table) -> Iterator[Finding]:
-    """Yield what a kind finds, but for files that the target closes or reopens meanwhile."""
+    """Yield what a kind finds, but for files that the target closes or reopens meanwhile.
+
+    What two looks, each from the start, both find is there.
+    """
     for file in files:
         try:
             found = list(kind.survey([file], table))
+            if found and not table.is_still(file):
+                continue
+            if found:
+                second = Table(table.process, table.files, table.folder_fd, table.info_fd)
+                second.kept["external"] = table.kept["external"]
+                same = set(kind.survey([file.unknown()], second))
+                found = [finding for finding in found if finding in same]
         except OSError:
             # Closed, or another file already: whatever it is will be looked at when frozen.
             continue
-        if not found or table.is_still(file):
+        if found and table.is_still(file):
             yield from found
 
 

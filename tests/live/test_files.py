@@ -26,6 +26,7 @@ CASES = [
     Case("epolls"),
     Case("locks"),
     Case("many_fds"),
+    Case("fd_churn"),
 ]
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ckpt.host.kernel_view import FileView
-    from ckpt.objects.base import Objref, Restorer
+    from ckpt.objects.base import Restorer
     from ckpt.objects.steps import Action
 
 O_ASYNC: Final = 0o20000
@@ -82,7 +82,7 @@ class OpenFile:
 
     __slots__ = ("_link", "fds", "place", "ref", "view")
 
-    def __init__(self, ref: Objref, view: FileView) -> None:
+    def __init__(self, ref: int, view: FileView) -> None:
         self.ref = ref
         self.view = view
         """As seen through the lowest descriptor."""
@@ -90,6 +90,12 @@ class OpenFile:
         self.place: object = UNKNOWN
         """Where `places.find_place` has found it."""
         self._link: bytes | None = None
+
+    def unknown(self) -> OpenFile:
+        """Return the same file with nothing found out about it yet."""
+        fresh = OpenFile(self.ref, self.view)
+        fresh.fds = self.fds
+        return fresh
 
     @property
     def flags(self) -> int:
