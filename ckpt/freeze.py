@@ -18,13 +18,13 @@ import signal
 import time
 from typing import TYPE_CHECKING, Final
 
-from ckpt import reissue, sleepers
+from ckpt import reissue
 from ckpt.arch.x86_64 import restart
 from ckpt.arch.x86_64.decode import CALL_SIZE
 from ckpt.arch.x86_64.regs import NT_PRSTATUS, REGS_SIZE, X86Regs, encode_regs, parse_regs, signed
 from ckpt.arch.x86_64.timeouts import Where
 from ckpt.errors import FreezeError
-from ckpt.host import ptrace
+from ckpt.host import ptrace, sleepers
 from ckpt.host.watch import check, held
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from ckpt.errors import Finding
-    from ckpt.host.kernel_view import Observer
+    from ckpt.host.observer import Observer
     from ckpt.host.watch import Report
 
 _CLOCKS = (time.CLOCK_REALTIME, time.CLOCK_MONOTONIC, time.CLOCK_BOOTTIME, time.CLOCK_TAI)

@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING, Final
 from ckpt import reissue
 from ckpt.errors import CaptureError, Finding, HostError
 from ckpt.freeze import is_zombie, list_tids, read_state
+from ckpt.host.sleepers import read_remainders
 from ckpt.host.status import parse_fields
 from ckpt.objects import modules
 from ckpt.objects.base import Identities, Options, Process, raise_blockers
-from ckpt.sleepers import read_remainders
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from ckpt.host.kernel_view import KernelView, Observer, TaskWatch
+    from ckpt.host.kernel_view import KernelView
+    from ckpt.host.observer import Observer, TaskWatch
 
 _PF_KTHREAD: Final = 0x200000
 _ELFCLASS32: Final = 1
@@ -267,7 +268,7 @@ def observe_frozen(process: Process, observer: Observer | None) -> None:
     process.mm_view = view.mm
     process.file_views = {file.fd: file for file in observer.observe_files(process.living_tid)}
     if observer.source == "bpf" and any(v.f_op == EPOLL for v in process.file_views.values()):
-        process.ready_watches = dict(observer.read_ready_watches(process.living_tid))
+        process.ready_watches = observer.read_ready_watches(process.living_tid)
     if view.source == "syscalls":
         for gap in view.gaps:
             process.warn(f"process {process.tgid} without BPF", gap)

@@ -175,7 +175,7 @@ def _key(record: Record) -> tuple[Any, ...]:
 
 
 def _differing_fields(before: Record, after: Record) -> Iterator[str]:
-    volatile = getattr(before, "VOLATILE", frozenset())
+    volatile: frozenset[str] = getattr(before, "VOLATILE", frozenset())
     for name in before.__struct_fields__:
         old, new = getattr(before, name), getattr(after, name)
         if name not in volatile and old != new:

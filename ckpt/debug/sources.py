@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from ckpt.host.kernel_view import Observer
+    from ckpt.host.observer import Observer
     from ckpt.objects.base import Process
 
 _THREAD_FACTS: Final = {

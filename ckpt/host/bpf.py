@@ -36,7 +36,7 @@ _TIMERS_A_PASS: Final = 8
 
 
 class BpfObserver:
-    """An open BPF source; implements ``kernel_view.Observer``. Close it (or use ``with``)."""
+    """An open BPF source; implements ``observer.Observer``. Close it (or use ``with``)."""
 
     source = "bpf"
 

@@ -216,7 +216,7 @@ def main(names: list[str]) -> int:
     try:
         result = compile_all(names)
     except HostError as error:
-        print(error, error.hint, sep="\n", file=sys.stderr)
+        os.write(2, f"{error}\n{error.hint}\n".encode())
         return _EXIT_HOST_ERROR
     sys.stdout.buffer.write(msgspec.msgpack.encode(result))
     return 0

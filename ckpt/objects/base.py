@@ -30,15 +30,15 @@ if TYPE_CHECKING:
 
     from ckpt.host.kernel_view import (
         FileView,
+        KernelId,
         MmView,
-        Observer,
         ProcessView,
-        TaskWatch,
         ThreadView,
         VmaView,
     )
+    from ckpt.host.observer import Observer, TaskWatch
+    from ckpt.host.sleepers import Remainder
     from ckpt.objects.maps_text import MapsLine
-    from ckpt.sleepers import Remainder
 
 Objref = NewType("Objref", int)
 """Names one kernel object of the image; 0 is none."""
@@ -150,7 +150,7 @@ class Process:
         self.process_view: ProcessView | None = None
         self.mm_view: MmView | None = None
         self.file_views: dict[int, FileView] = {}
-        self.ready_watches: dict[int, frozenset[tuple[int, int]]] = {}
+        self.ready_watches: dict[KernelId, frozenset[tuple[int, KernelId]]] = {}
         """By `FileView.file` of an epoll instance: (number, file) of the items it has to report."""
         self.before_views: dict[int, ThreadView] = {}
         """Thread views from just before the freeze: deadlines of blocked calls."""

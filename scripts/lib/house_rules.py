@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 MAX_LINES = 500
+# One target that sets up everything a kernel view shows reads best in one piece.
+MAX_TARGET_LINES = 700
 SOURCE_SUFFIXES = {".py", ".c", ".h", ".S", ".sh"}
 
 # host, arch <- objects <- plan, tape, image <- snapshot, restore, debug <- cli
@@ -28,7 +30,6 @@ LAYERS = {
     "ckpt.verify": 4,
     "ckpt.snapshot": 4,
     "ckpt.reissue": 4,
-    "ckpt.sleepers": 4,
     "ckpt.restore": 4,
     "ckpt.restorer": 4,
     "ckpt.target": 4,
@@ -121,8 +122,9 @@ class Checker:
                 if path.suffix not in SOURCE_SUFFIXES or "__pycache__" in path.parts:
                     continue
                 count = len(path.read_text().splitlines())
-                if count > MAX_LINES:
-                    self.complain(path, count, f"{count} lines; {MAX_LINES} are allowed")
+                allowed = MAX_TARGET_LINES if path.parent.name == "programs" else MAX_LINES
+                if count > allowed:
+                    self.complain(path, count, f"{count} lines; {allowed} are allowed")
 
     def resolve(self, name: str) -> str:
         """Return the module that an imported name lives in."""

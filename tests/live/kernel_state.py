@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from tests.live.harness import Build, wait_until
@@ -91,7 +92,7 @@ def running_state(build: Build, *arguments: str, user: int = 0) -> Iterator[Stat
     try:
         state.read_until("READY")
         for tid, number, _, _ in (state.sleepers() if "sleeper" in state.said else {}).values():
-            wait_until(f"tid {tid} sleeps", lambda t=tid, n=number: is_in_call(t, n), READY_S)
+            wait_until(f"tid {tid} sleeps", partial(is_in_call, tid, number), READY_S)
         yield state
     finally:
         process.kill()

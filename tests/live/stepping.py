@@ -68,7 +68,8 @@ def _step(pid: int, kill_at: int | None, name_calls: bool) -> Run:
                 regs = parse_regs(ptrace.get_regset(pid, ptrace.NT_PRSTATUS, REGS_SIZE))
                 calls.append(regs.orig_rax)
             if stops == kill_at:
-                return Run(calls, stops, _kill(pid), "")
+                _kill(pid)
+                return Run(calls, stops, None, "")
             stops += 1
         # A signal would be the SIGCHLD of a helper, which the tool does not handle.
         ptrace.resume_to_syscall(pid)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Mapping
 
 import pytest
 
@@ -46,7 +47,7 @@ THAWED_ONLY = {
 }
 
 
-def _cases(calls: dict[str, tuple[str, ...]]) -> list[Case]:
+def _cases(calls: Mapping[str, tuple[str, ...]]) -> list[Case]:
     return [Case(program, (name,)) for program, names in calls.items() for name in names]
 
 

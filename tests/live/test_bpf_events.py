@@ -20,7 +20,8 @@ from ckpt.host.bpf import BpfObserver, open_observer
 from ckpt.host.bpf_bytecode import Program
 from ckpt.host.bpf_cache import Cache
 from ckpt.host.bpf_store import PROGRAMS, cache_key, load_programs
-from ckpt.host.kernel_view import NanosleepRestart, PollRestart, TaskEvent, TaskWatch
+from ckpt.host.kernel_view import NanosleepRestart, PollRestart, TaskEvent
+from ckpt.host.observer import TaskWatch
 from tests.live.harness import Build, wait_until
 from tests.live.kernel_state import State, is_in_call, running_state
 
@@ -177,7 +178,8 @@ def test_nothing_public_holds_a_kernel_address(observer: BpfObserver, state: Sta
     os.kill(state.pid, signal.SIGSTOP)
     view = observer.observe_threads(state.pid)
     os.kill(state.pid, signal.SIGCONT)
-    parts = [
+    assert view.process is not None
+    parts: list[msgspec.Struct] = [
         *view.threads.values(),
         msgspec.structs.replace(view.process, rlimits=(), sigactions=()),
         *view.mms.values(),

@@ -337,7 +337,7 @@ def test_signals_at_any_time(ticker: Ticker, tmp_path: Path) -> None:
     command = Path(sys.executable).with_name("ckpt-bpf")
     for step in range(12):
         image = tmp_path / f"{step}.ckpt"
-        args = [command, "snapshot", str(ticker.pid), "--leave-running", "-o", str(image)]
+        args = [str(command), "snapshot", str(ticker.pid), "--leave-running", "-o", str(image)]
         with subprocess.Popen(args, stdout=-3, stderr=subprocess.PIPE, text=True) as tool:
             timer = threading.Timer(0.1 + step * 0.03, tool.send_signal, [signal.SIGINT])
             timer.start()

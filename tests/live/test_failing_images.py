@@ -257,7 +257,7 @@ def test_a_mapped_program_changed_or_gone(build: Build, tmp_path: Path) -> None:
 def test_a_mapped_file_without_build_id_changed(tmp_path: Path) -> None:
     program = tmp_path / "program"
     source = PROGRAMS / "ticker.c"
-    command = ["gcc", *CFLAGS, "-Wl,--build-id=none", "-o", program, source]
+    command = ["gcc", *CFLAGS, "-Wl,--build-id=none", "-o", str(program), str(source)]
     subprocess.run(command, check=True, timeout=60)
     with Ticker(program, tmp_path) as ticker:
         snapshot_and_reap(ticker)

@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -209,7 +210,12 @@ def test_a_fault_in_a_later_chunk_of_extents() -> None:
 
 
 def test_index_that_does_not_match_the_pages() -> None:
-    for change in ({"file_offset": 1 << 40}, {"file_offset": 0}, {"length_bytes": 8192}):
+    changes: tuple[dict[str, Any], ...] = (
+        {"file_offset": 1 << 40},
+        {"file_offset": 0},
+        {"length_bytes": 8192},
+    )
+    for change in changes:
         forge = Forge().add_pages(1, [(0, 4096)], bytes(4096))
         forge.objects[0] = forge.objects[0]._replace(**change)
         with pytest.raises(ImageCorruptError, match="does not point at its pages"):

@@ -320,7 +320,12 @@ def test_a_spool_folder_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> No
 def test_an_image_from_a_pipe(tmp_path: Path) -> None:
     data = write_image(tmp_path / "a", RECORDS, MEMORY)
     read_fd, write_fd = os.pipe()
-    writer = threading.Thread(target=lambda: (os.write(write_fd, data), os.close(write_fd)))
+
+    def write() -> None:
+        with open(write_fd, "wb") as pipe:
+            pipe.write(data)
+
+    writer = threading.Thread(target=write)
     writer.start()
     with open_image_file(read_fd, TYPES, trusted_uid=os.getuid()) as image:
         assert image.records == RECORDS
