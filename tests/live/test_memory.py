@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.live.harness import ALL_MODES, Build, Case, Mode, Run, Target
+from tests.live.harness import ALL_MODES, Build, Case, Mode, Run, Target, run_case
 
 CASES = [
     Case("mem_anon"),
@@ -42,3 +42,10 @@ def test_only_pages_that_hold_something_are_stored(build: Build) -> None:
         assert target.wait_ready()
         target.snapshot()
         assert target.image.stat().st_size < 2 << 20
+
+
+@pytest.mark.usefixtures("huge_pages")
+def test_shared_huge_pages_come_back_or_are_refused_by_name(build: Build) -> None:
+    outcome = run_case(Case("mem_huge", ("shared",)), Mode.RESTORED, build)
+    refused = outcome.text.startswith("snapshot: exit 1") and "huge pages" in outcome.text
+    assert outcome.verdict == "PASS" or refused, outcome.text
