@@ -9,8 +9,9 @@ from __future__ import annotations
 import operator
 import sys
 from array import array
+from bisect import bisect_right
 from functools import reduce
-from itertools import islice
+from itertools import accumulate, islice
 from typing import Final
 
 MAX_ADDRESS: Final = 1 << 63
@@ -23,6 +24,18 @@ _CHUNK: Final = 1 << 17
 def total_bytes(extents: array[int]) -> int:
     """Return the sum of the lengths."""
     return sum(sum(extents[i + 1 : i + _CHUNK : 2]) for i in range(0, len(extents), _CHUNK))
+
+
+def split_extents(extents: array[int], first_bytes: int) -> tuple[array[int], array[int]]:
+    """Cut `extents` in two, so that the first part has `first_bytes`; one extent may be cut."""
+    ends = list(accumulate(extents[1::2]))
+    at = bisect_right(ends, first_bytes)
+    first, second = extents[: 2 * at], extents[2 * at :]
+    missing = first_bytes - (ends[at - 1] if at else 0)
+    if missing:
+        first.extend((second[0], missing))
+        second[0], second[1] = second[0] + missing, second[1] - missing
+    return first, second
 
 
 def find_fault(extents: array[int], expected_bytes: int, page_size: int) -> str | None:

@@ -7,12 +7,13 @@ does both); checksums are computed after the thaw by reading back from the page 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+import threading
+from typing import TYPE_CHECKING, Final
 
 from xxhash import xxh3_64
 
 from ckpt.errors import ImageError, ImageWriteError
-from ckpt.image.extents import find_fault, total_bytes
+from ckpt.image.extents import find_fault, split_extents, total_bytes
 from ckpt.image.gather import BUFFER_BYTES, read_extents
 from ckpt.image.tail import PageObject
 
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ckpt.image.output import Progress
+
+
+_SHARED_BYTES: Final = 8 << 20
+"""From here on a second core helps more than its thread costs."""
 
 
 class PageSink:
@@ -61,13 +66,45 @@ class PageSink:
         With `tid`, many small extents of that thread's memory take a third of the time. Raises
         CaptureError when the source cannot be read, ImageWriteError when there is no room.
         """
-        offset = self.begin(ref, total_bytes(extents))
+        total = total_bytes(extents)
+        offset = self.begin(ref, total)
+        if total >= _SHARED_BYTES:
+            self._copy_shared(source_fd, extents, tid, offset, total)
+        else:
+            self._copy(source_fd, extents, tid, offset)
+        self.end(ref, extents)
+
+    def _copy(self, source_fd: int, extents: array[int], tid: int, offset: int) -> None:
         for part in read_extents(source_fd, extents, tid):
             self.write_at(offset, part)
             offset += len(part)
-            if self.progress is not None:
-                self.progress(offset, 0)
-        self.end(ref, extents)
+            self._advance(offset)
+
+    def _advance(self, offset: int) -> None:
+        if self.progress is not None and threading.current_thread() is threading.main_thread():
+            self.progress(offset, 0)
+
+    def _copy_shared(
+        self, source_fd: int, extents: array[int], tid: int, offset: int, total: int
+    ) -> None:
+        """Copy the second half in a thread: both calls of a copy let other threads run."""
+        first, second = split_extents(extents, total // 2 & -self._page_size)
+        errors: list[BaseException] = []
+
+        def copy_second() -> None:
+            try:
+                self._copy(source_fd, second, tid, offset + total_bytes(first))
+            except BaseException as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=copy_second, name="copy-pages")
+        thread.start()
+        try:
+            self._copy(source_fd, first, tid, offset)
+        finally:
+            thread.join()
+        if errors:
+            raise errors[0]
 
     def write_pages(
         self, ref: int, extents: array[int], fill: Callable[[int, int], object]

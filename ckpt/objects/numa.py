@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from ckpt.objects.base import Builder, Process, Records
 
 SYS_SET_MEMPOLICY: Final = 238
-_FIRST_LINE_BYTES: Final = 512
+_FIRST_LINE_BYTES: Final = 64
+"""Asked for more, the kernel would walk the page tables of further areas."""
 
 
 class MemPolicyRecord(Record, tag="mempolicy", frozen=True):

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ckpt.errors import CaptureError, ImageWriteError
-from ckpt.image.extents import find_fault, total_bytes
+from ckpt.image.extents import find_fault, split_extents, total_bytes
 from ckpt.image.format import MAX_HEADER_BYTES
 from ckpt.image.gather import read_extents
 from ckpt.image.header import encode_header
@@ -334,3 +334,27 @@ def test_peak_memory_is_64_bytes_an_extent_and_does_not_grow_with_pages(tmp_path
     grown_bytes, count = map(int, done.stdout.split())
     # The image is 1.6 GiB; 8 MiB are buffers and the interpreter's own growth.
     assert grown_bytes < 64 * count + (8 << 20)
+
+
+@given(
+    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=12),
+    share=st.floats(0, 1),
+)
+def test_extents_are_cut_in_two(lengths: list[int], share: float) -> None:
+    extents = array("Q")
+    for number, length in enumerate(lengths):
+        extents.extend((number * 20 * 4096, length * 4096))
+    wanted = int(sum(lengths) * share) * 4096
+    first, second = split_extents(extents, wanted)
+    assert sum(first[1::2]) == wanted
+    pages = [
+        page
+        for part in (first, second)
+        for start, length in zip(part[0::2], part[1::2], strict=True)
+        for page in range(start, start + length, 4096)
+    ]
+    assert pages == [
+        start + page * 4096
+        for start, length in zip(extents[0::2], extents[1::2], strict=True)
+        for page in range(length // 4096)
+    ]
