@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from ckpt.debug.report import Reporter
 from ckpt.debug.text import escape
@@ -28,10 +28,20 @@ if TYPE_CHECKING:
 _ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
+class _Formatter(argparse.HelpFormatter):
+    """The usual one, but that it finds the width without importing three modules at each start."""
+
+    def __init__(self, prog: str) -> None:
+        columns = os.environ.get("COLUMNS", "")
+        super().__init__(prog, width=(int(columns) if columns.isdecimal() else 80) - 2)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
     parser = argparse.ArgumentParser(
-        prog="ckpt-bpf", description="Checkpoint and restore running processes."
+        prog="ckpt-bpf",
+        description="Checkpoint and restore running processes.",
+        formatter_class=_Formatter,
     )
     parser.add_argument("--version", action="version", version="ckpt-bpf 0.1.0")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -59,7 +69,9 @@ def _pid(text: str) -> int:
 
 
 def _add(commands: Any, name: str, text: str, run: Any) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=text, description=text, formatter_class=_Formatter
+    )
     parser.add_argument("--log", metavar="FILE", help="append what is done to FILE")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument("-v", "--verbose", action="store_true", help="say more on stderr")
@@ -360,5 +372,19 @@ def _run_with_report(args: argparse.Namespace) -> int:
     return 1
 
 
+def command() -> NoReturn:
+    """Run one command as a program of its own, and end at once.
+
+    Taking the interpreter down in order costs a tenth of a small snapshot's time.
+    """
+    code = main()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BrokenPipeError:
+        code = code or 1
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

@@ -34,9 +34,9 @@ import ckpt
 # arch/ and bpf/ lie beside ckpt/ in the tree and are imported as ckpt.arch and ckpt.bpf.
 ckpt.__path__.append({root!r})
 
-from ckpt.cli import main
+from ckpt.cli import command
 
-sys.exit(main())
+command()
 """
 
 # The kernel reads at most this much of a `#!` line (BINPRM_BUF_SIZE, include/uapi/linux/binfmts.h).
