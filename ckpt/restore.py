@@ -69,7 +69,7 @@ def restore(
                     pages.wait()
             if options.verify:
                 watch.step("capture again and compare")
-                _verify(image, records, restorer, options)
+                _verify(image, restorer, options)
             if before_commit is not None:
                 before_commit(restorer.root_tid)
             watch.step("commit")
@@ -173,10 +173,10 @@ def _describe_holder(tid: int) -> str:
     return f"process {tgid} ({name})" if tgid == tid else f"a thread of process {tgid} ({name})"
 
 
-def _verify(image: ImageFile, records: Records, restorer: Restorer, options: Options) -> None:
+def _verify(image: ImageFile, restorer: Restorer, options: Options) -> None:
     from ckpt.verify import find_differences
 
-    differences = find_differences(image, records, restorer.tids, options)
+    differences = find_differences(image, restorer.expected_records(), restorer.tids, options)
     if differences:
         raise RestoreError(
             f"{len(differences)} differences from the image: " + "; ".join(differences),

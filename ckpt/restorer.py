@@ -12,9 +12,11 @@ import socket
 import time
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from ckpt import reissue
 from ckpt.arch.x86_64 import machine_code
-from ckpt.arch.x86_64.regs import REG_NAMES, X86Regs, encode_regs, parse_regs, signed, unsigned
+from ckpt.arch.x86_64.regs import X86Regs, encode_regs, parse_regs, signed, unsigned
 from ckpt.arch.x86_64.restart import Kind
 from ckpt.errors import CkptError, RestoreError
 from ckpt.host import ptrace, seed, trap
@@ -25,14 +27,14 @@ from ckpt.objects.interrupted import final_regs
 from ckpt.objects.maps_text import MapsLine, parse_maps
 from ckpt.objects.steps import Call, Executor, Step
 from ckpt.objects.task import ThreadRecord
-from ckpt.tape import CODE_BYTES, DATA_BYTES, REGION_BYTES, Player, assemble, describe_call
+from ckpt.tape import CODE_BYTES, DATA_BYTES, REGION_BYTES, Player
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from ckpt.arch.x86_64.rearm import Rearm
     from ckpt.image.reader import ImageFile
-    from ckpt.objects.base import Options, Records
+    from ckpt.objects.base import Options, Record, Records
     from ckpt.plan import Plan
 
 _SYS_MUNMAP, _SYS_DUP3, _SYS_CLOSE_RANGE, _SYS_EXIT = 11, 292, 436, 60
@@ -242,42 +244,27 @@ class Restorer:
     def park(self, tid: int, regs: X86Regs) -> None:
         """Load final registers into a thread, in the trap."""
         trap.reach_trap(tid)
-        content = encode_regs(regs)
-        result = self._results.get(tid)
-        if result is not None and result != signed(regs.rax):
-            content = self._with_result(regs, result)
-        ptrace.set_regset(tid, ptrace.NT_PRSTATUS, content)
+        ptrace.set_regset(tid, ptrace.NT_PRSTATUS, encode_regs(self._final_regs(tid, regs)))
         self._trapped.add(tid)
 
-    @staticmethod
-    def _with_result(regs: X86Regs, result: int) -> bytes:
-        """Return registers of a call that is over: what it returned, and no restart."""
-        words = dict(zip(REG_NAMES, (getattr(regs, name) for name in REG_NAMES), strict=True))
-        words["rax"], words["orig_rax"] = unsigned(result), unsigned(-1)
-        return encode_regs(X86Regs(**words))
+    def _final_regs(self, tid: int, regs: X86Regs) -> X86Regs:
+        """Return the registers that a thread gets: its own, or those of a call that is over.
 
-    def step_calls(self, tid: int, calls: Iterable[Call], why: str) -> None:
-        """Make calls of `tid` from stop to stop, with every signal blocked.
-
-        A tape ends in a trap, which unblocks SIGTRAP, no longer ignores it, and would take a fault
-        that is queued before itself (`force_sig_info_to_task`, `dequeue_synchronous_signal`).
+        A sleep that had next to no time left ends while it is re-armed; then its result stands.
         """
-        player = self._tape_player
-        ptrace.set_sigmask(tid, _ALL_SIGNALS)
-        for call in calls:
-            (assembled,) = assemble([call], player.data)
-            player.write_memory(player.data, assembled.content)
-            ((entry, _),) = machine_code.parse_entries(assembled.content[: machine_code.ENTRY_SIZE])
-            address = player.region + machine_code.TAPE_SYSCALL
-            loaded = dict(zip(_ARGUMENTS, entry.args, strict=False))
-            trap.enter_call(tid, player.regs_for(address, rax=entry.nr, **loaded))
-            trap.finish_call(tid)
-            after = parse_regs(ptrace.get_regset(tid, ptrace.NT_PRSTATUS, 216))
-            if signed(after.rax) != call.value:
-                raise RestoreError(
-                    f"{why}: {describe_call(call)} returned {signed(after.rax)}",
-                    where=f"tid {tid}",
-                )
+        result = self._results.get(tid)
+        if result is None or result == signed(regs.rax):
+            return regs
+        return msgspec.structs.replace(regs, rax=unsigned(result), orig_rax=unsigned(-1))
+
+    def expected_records(self) -> list[Record]:
+        """Return the image's records as a second capture must find them."""
+        return [
+            msgspec.structs.replace(record, regs=self._final_regs(record.tid, record.regs))
+            if isinstance(record, ThreadRecord)
+            else record
+            for record in self.records
+        ]
 
     def unmap_tape(self, tid: int) -> None:
         """Unmap the tape region by one stepped call of `tid`."""
