@@ -46,6 +46,8 @@ class Thread:
         self.regs: X86Regs = _NO_REGS
         self.handled_signal = False
         """A signal with a handler is pending, or a job stop came: -EINTR is owed."""
+        self.strategy: restart.Strategy | None = None
+        """How an interrupted call goes on, if its result told of one."""
         self.reissue: restart.Strategy | None = None
         """Set when the thread was rewound: it makes its call again when it goes on."""
 
@@ -191,6 +193,7 @@ class Frozen:
         strategy = restart.classify(
             regs, self._code_before(thread), handled_signal_pending=thread.handled_signal
         )
+        thread.strategy = strategy
         if strategy.kind is restart.Kind.REISSUE:
             rewound = restart.build_reissue_regs(regs)
             ptrace.set_regset(thread.tid, NT_PRSTATUS, encode_regs(rewound))
@@ -217,6 +220,10 @@ class Frozen:
         stopped = [
             thread for thread in threads.values() if thread.is_stopped or self._reach_stop(thread)
         ]
+        reissue.refresh_remaining(
+            self.process.tgid,
+            ((thread, self.process.wait_deadline_ns(thread.tid)) for thread in stopped),
+        )
         for _ in reissue.let_go(
             self.process.tgid,
             self.process.pidfd,

@@ -17,12 +17,13 @@ import os
 import socket
 import struct
 import time
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 import msgspec
 
 from ckpt.arch.x86_64.decode import CALL_SIZE, CallEntry, reads_register_before_write
 from ckpt.arch.x86_64.regs import encode_regs
+from ckpt.arch.x86_64.restart import Kind
 from ckpt.arch.x86_64.timeouts import Where, encode_milliseconds, encode_time, read_args
 from ckpt.host import ptrace
 from ckpt.host.syscalls import pidfd_getfd
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from ckpt.arch.x86_64.regs import X86Regs
+    from ckpt.arch.x86_64.restart import Strategy
     from ckpt.arch.x86_64.timeouts import Timeout
     from ckpt.host.kernel_view import ThreadView
 
@@ -46,10 +48,21 @@ _SOCKET_OPTION: Final = {
 _REGISTER_TIMEOUT_CALLS: Final = frozenset((232, 281, 256, 319))
 """epoll_wait and epoll_pwait, of x86_64 and of i386."""
 _CODE_BYTES: Final = 512
+_REWRITTEN_BY_THE_KERNEL: Final = frozenset(("select", "_newselect", "pselect6", "ppoll"))
+"""poll_select_finish(), fs/select.c."""
 _TIMEVAL: Final = struct.Struct("<qq")
 _BLOCK_WAIT_S: Final = 0.25
 _LEAST_NS: Final = 1_000_000
 """A wait that is over is still made, shortly: what it waits for may have come meanwhile."""
+
+
+class Interrupted(Protocol):
+    """A stopped thread, as `ckpt.freeze` knows it."""
+
+    tid: int
+    regs: X86Regs
+    handled_signal: bool
+    strategy: Strategy | None
 
 
 class Reentry(NamedTuple):
@@ -98,6 +111,33 @@ def let_go(
             except ProcessLookupError:
                 pass
             yield tid
+
+
+def refresh_remaining(tgid: int, waits: Iterable[tuple[Interrupted, int | None]]) -> None:
+    """Take the time of the freeze off what the kernel will let select and ppoll wait for.
+
+    Their stop wrote the time that was left into the program's structure, and the restart reads it
+    from there; when the call ends, the kernel writes once more. `waits` are threads and deadlines
+    in our CLOCK_MONOTONIC.
+    """
+    for thread, deadline_ns in waits:
+        strategy = thread.strategy
+        if deadline_ns is None or strategy is None or thread.handled_signal:
+            continue
+        if strategy.timeout.where not in _IN_MEMORY:
+            continue
+        name = strategy.name.removesuffix("_time64")
+        if strategy.kind is not Kind.NATIVE or name not in _REWRITTEN_BY_THE_KERNEL:
+            continue
+        address = read_args(thread.regs, strategy.entry)[strategy.timeout.arg]
+        left_ns = max(deadline_ns - time.monotonic_ns(), 0)
+        try:
+            with open(f"/proc/{tgid}/task/{thread.tid}/mem", "r+b", buffering=0) as memory:
+                os.pwrite(memory.fileno(), encode_time(strategy.timeout.where, left_ns), address)
+        except OSError:
+            # The thread was killed, or its memory changed: it must be let go all the same, and
+            # then waits for what the kernel wrote.
+            continue
 
 
 def _nothing() -> None:
