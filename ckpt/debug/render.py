@@ -33,6 +33,8 @@ _HEX: Final = frozenset(
 _OCTAL: Final = frozenset(("umask", "mode", "cwd_mode"))
 _LOWEST_WIDE: Final = 1 << 32
 """From here on a number that falls into an area is taken for an address, whatever its name."""
+_SMALLEST_NEGATIVE: Final = (1 << 64) - 4096
+"""A result, or -1 in an unsigned field."""
 _MAX_BYTES: Final = 256
 _MAX_TEXT: Final = 4096
 _MAX_ITEMS: Final = 1024
@@ -107,6 +109,8 @@ def _join(parts: Sequence[str], total: int) -> str:
 
 
 def _render_number(value: int, field: str, locate: Locate) -> str:
+    if _SMALLEST_NEGATIVE <= value < 1 << 64:
+        return "unlimited" if field == "limits" else str(value - (1 << 64))
     if field in _ADDRESSES or value >= _LOWEST_WIDE:
         place = locate(value)
         if place:

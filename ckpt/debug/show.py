@@ -79,7 +79,9 @@ def _thread_lines(record: ThreadRecord, space: AddressSpace) -> Iterator[str]:
     rest = [name for name in record.regs.__struct_fields__ if name not in ("rip", "rsp")]
     for i in range(0, len(rest), 5):
         part = rest[i : i + 5]
-        yield "  " + "  ".join(f"{name} {getattr(record.regs, name):#x}" for name in part)
+        yield "  " + "  ".join(
+            f"{name} {render(getattr(record.regs, name), 'flags')}" for name in part
+        )
     yield f"  clear_child_tid: {render(record.clear_child_tid, 'clear_child_tid', space.locate)}"
     details = msgspec.structs.asdict(record.interrupted)
     shown = {name: details[name] for name in ("nr", "entry", "timeout", "rearm") if details[name]}

@@ -168,6 +168,18 @@ def test_state_d(ticker: Ticker, tmp_path: Path) -> None:
     ticker.check_untouched(eintrs=1)
 
 
+def test_a_failed_snapshot_says_so_in_its_stream(ticker: Ticker, tmp_path: Path) -> None:
+    """Who restores from a pipe learns why there is no image."""
+    command = [*TOOL, "snapshot", str(ticker.pid), "-o", "-", "--timeout", "1"]
+    stream = tmp_path / "stream"
+    with frozen_cgroup(ticker.pid), stream.open("wb") as out:
+        done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, text=True, timeout=60)
+    check_refusal(done.returncode, done.stderr)
+    said = refusal("restore", str(stream), "--detach")
+    assert f"holds no process, its snapshot failed: process {ticker.pid}: threads did not" in said
+    ticker.check_untouched(eintrs=1)
+
+
 def test_deadline_in_state_d(ticker: Ticker, tmp_path: Path) -> None:
     started_s = time.monotonic()
     with frozen_cgroup(ticker.pid):

@@ -24,7 +24,6 @@ from tests.live.tickers import (
     refusal,
     rewrite_image,
     run_tool,
-    started,
 )
 
 COMMANDS = ("show", "verify", "restore")
@@ -273,22 +272,3 @@ def test_a_mapped_file_without_build_id_changed(tmp_path: Path) -> None:
 def test_a_pidfile_that_cannot_be_written(killed: Ticker) -> None:
     said = restore_refusal(killed, killed.image, "--pidfile", "/nowhere/pid")
     assert "/nowhere/pid: pidfile cannot be written: No such file or directory" in said
-
-
-def test_a_failed_snapshot_says_so_in_its_stream(killed: Ticker, tmp_path: Path) -> None:
-    """What restores from a pipe learns why there is no image."""
-    stream = tmp_path / "stream"
-    with started("/bin/sleep", "60", stdout=subprocess.DEVNULL) as target, stream.open("wb") as out:
-        args = ("-o", "-", "--deadline", "0.000001")
-        said = refusal(
-            "snapshot",
-            str(target.pid),
-            *args,
-            stdout=out,
-            stderr=subprocess.PIPE,
-            capture_output=False,
-        )
-        assert "not done within" in said
-        assert target.poll() is None
-    if stream.stat().st_size:
-        assert "its snapshot failed" in restore_refusal(killed, stream)
