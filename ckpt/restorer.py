@@ -27,7 +27,7 @@ from ckpt.objects.interrupted import final_regs
 from ckpt.objects.maps_text import MapsLine, parse_maps
 from ckpt.objects.steps import Call, Executor, Step
 from ckpt.objects.task import ThreadRecord
-from ckpt.tape import CODE_BYTES, DATA_BYTES, REGION_BYTES, Player
+from ckpt.tape import CODE_BYTES, DATA_BYTES, REGION_BYTES, Player, assemble, describe_call
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -256,6 +256,29 @@ class Restorer:
         if result is None or result == signed(regs.rax):
             return regs
         return msgspec.structs.replace(regs, rax=unsigned(result), orig_rax=unsigned(-1))
+
+    def step_calls(self, tid: int, calls: Iterable[Call], why: str) -> None:
+        """Make calls of `tid` from stop to stop, with every signal blocked.
+
+        A tape ends in a trap, which unblocks SIGTRAP, no longer ignores it, and would take a fault
+        that is queued before itself (`force_sig_info_to_task`, `dequeue_synchronous_signal`).
+        """
+        player = self._tape_player
+        ptrace.set_sigmask(tid, _ALL_SIGNALS)
+        for call in calls:
+            (assembled,) = assemble([call], player.data)
+            player.write_memory(player.data, assembled.content)
+            ((entry, _),) = machine_code.parse_entries(assembled.content[: machine_code.ENTRY_SIZE])
+            address = player.region + machine_code.TAPE_SYSCALL
+            loaded = dict(zip(_ARGUMENTS, entry.args, strict=False))
+            trap.enter_call(tid, player.regs_for(address, rax=entry.nr, **loaded))
+            trap.finish_call(tid)
+            after = parse_regs(ptrace.get_regset(tid, ptrace.NT_PRSTATUS, 216))
+            if signed(after.rax) != call.value:
+                raise RestoreError(
+                    f"{why}: {describe_call(call)} returned {signed(after.rax)}",
+                    where=f"tid {tid}",
+                )
 
     def expected_records(self) -> list[Record]:
         """Return the image's records as a second capture must find them."""
