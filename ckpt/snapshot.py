@@ -72,6 +72,7 @@ def snapshot(
                 # the same process (`restore --verify`) gives the same ones.
                 process.identities = Identities()
                 with (
+                    target.naming_the_end(process),
                     _open_writer(pid, output, options) as writer,
                     target.watch_tasks(process, observer),
                 ):
@@ -100,7 +101,7 @@ def _take(
     process.sink = writer.pages
     writer.pages.progress = watch.advance
     try:
-        with target.naming_the_end(process), Frozen(process, options.timeout_s) as frozen:
+        with Frozen(process, options.timeout_s) as frozen:
             watch.step("stop every thread")
             if observer is not None:
                 target.observe_waits(process, observer)

@@ -194,14 +194,18 @@ def survey(process: Process, observer: Observer | None) -> list[Finding]:
 
 @contextmanager
 def naming_the_end(process: Process) -> Iterator[None]:
-    """Say so when a frozen process turns out to be gone: somebody has killed it."""
+    """Say so when threads turn out to be gone: the process was killed, or executed a program."""
     try:
         yield
     except GONE as error:
-        if not has_ended(process) and set(process.stops) <= set(list_tids(process.tgid)):
+        where = f"process {process.tgid}"
+        if has_ended(process):
+            what = "ended, or was killed, while it was being stopped and read"
+            raise CaptureError(what, where=where) from error
+        if set(process.tids) <= set(list_tids(process.tgid)):
             raise
-        what = "was killed by somebody while it was stopped"
-        raise CaptureError(what, where=f"process {process.tgid}") from error
+        what, hint = "changed while it was being stopped", "run the snapshot again"
+        raise CaptureError(what, where=where, hint=hint) from error
 
 
 def _survey_once(process: Process) -> list[Finding]:
