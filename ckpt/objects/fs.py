@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
     from ckpt.objects.base import Builder, Options, Process, ProcessRecord, Records
 
-SYS_CHDIR, SYS_MKDIR, SYS_RMDIR, SYS_UMASK, SYS_CHROOT = 80, 83, 84, 95, 161
+SYS_CHDIR, SYS_MKDIR, SYS_RMDIR, SYS_CHMOD = 80, 83, 84, 90
+SYS_UMASK, SYS_CHROOT = 95, 161
 """`arch/x86/entry/syscalls/syscall_64.tbl`, 6.18."""
 
 _DELETED: Final = b" (deleted)"
@@ -150,6 +151,7 @@ def _folder_calls(record: FsRecord) -> Iterator[Call]:
     if record.is_cwd_removed:
         yield Call(SYS_MKDIR, (cwd, 0o700))
         yield Call(SYS_CHDIR, (cwd,))
+        yield Call(SYS_CHMOD, (c_string(b"."), record.cwd_mode & 0o7777))
         yield Call(SYS_RMDIR, (cwd,))
     else:
         yield Call(SYS_CHDIR, (cwd,))

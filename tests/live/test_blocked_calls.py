@@ -118,6 +118,7 @@ def test_a_handled_signal_still_breaks_the_call_off(build: Build, call: str, mod
             target.restore()
         else:
             target.snapshot("--leave-running")
-        target.go(mode)
+        # The program looks as soon as it is told to go: first its calls have to be over.
         os.kill(target.pid, signal.SIGCONT)
+        target.go(mode)
         assert target.wait_result().text == "PASS\n"
