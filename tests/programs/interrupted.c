@@ -13,6 +13,7 @@ static const char *kind;
 static int pipe_fds[2], epoll;
 static long rc;
 static int error;
+static volatile int blocked_tid;
 
 static void on_usr1(int sig)
 {
@@ -26,6 +27,7 @@ static void *block(void *arg)
 	struct epoll_event event;
 	char byte;
 
+	blocked_tid = (int)syscall(SYS_gettid);
 	if (!strcmp(kind, "nanosleep"))
 		rc = syscall(SYS_nanosleep, &minute, &rem);
 	else if (!strcmp(kind, "epoll_wait"))
@@ -37,6 +39,22 @@ static void *block(void *arg)
 	error = errno;
 	done = 1;
 	return arg;
+}
+
+/* A signal that came before the call would be handled before it, and break nothing off. */
+static int is_blocked(void)
+{
+	char path[64], state = 0;
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/proc/self/task/%d/stat", blocked_tid);
+	file = blocked_tid ? fopen(path, "r") : 0;
+	if (!file)
+		return 0;
+	if (fscanf(file, "%*d (%*[^)]) %c", &state) != 1)
+		state = 0;
+	fclose(file);
+	return state == 'S';
 }
 
 int main(int argc, char **argv)
@@ -58,6 +76,8 @@ int main(int argc, char **argv)
 	sigemptyset(&usr1);
 	sigaddset(&usr1, SIGUSR1);
 	REQUIRE(!pthread_sigmask(SIG_BLOCK, &usr1, 0)); /* so the other thread takes it */
+	while (!is_blocked())
+		sleep_ms(1);
 	selfcheck_park();
 	deadline = clock_ns(CLOCK_MONOTONIC) + 3000000000LL;
 	while ((!handled || (!restarts && !done)) && clock_ns(CLOCK_MONOTONIC) < deadline)
