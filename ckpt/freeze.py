@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 _MAY_BE_LOST: Final = frozenset((-4, -514))
 """-EINTR and -ERESTARTNOHAND: results by which a call may have lost its wait."""
+_DENIALS: Final = 20
+"""So often a thread that cannot be seized is tried again."""
 _JOB_STOPS: Final = frozenset((signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU))
 
 
@@ -68,6 +70,7 @@ class Frozen:
         self.stopped_at_ns = 0
         """CLOCK_MONOTONIC of ours when the last thread had stopped."""
         self.interrupted_at_ns = 0
+        self._denied = 0
 
     def __enter__(self) -> Frozen:
         return self
@@ -123,6 +126,11 @@ class Frozen:
             if int(tracer or 0):
                 what, hint = f"is traced by process {tracer}", "end the debugger first"
                 raise FreezeError(what, where=f"tid {tid}", hint=hint) from error
+            self._denied += 1
+            if self._denied < _DENIALS:
+                # A thread that is just ending cannot be seized, and is not shown as a zombie yet.
+                time.sleep(0.001)
+                return
             what, hint = "may not be stopped", "a security module may forbid it"
             raise FreezeError(what, where=f"tid {tid}", errno=error.errno, hint=hint) from error
         self.threads[tid] = Thread(tid)

@@ -341,6 +341,19 @@ def test_a_signal_while_frozen(ticker: Ticker, signo: signal.Signals) -> None:
     ticker.check_untouched()
 
 
+def test_a_target_killed_while_frozen(build: Build) -> None:
+    """The tool neither hangs nor breaks, whoever kills the process that it holds."""
+    ticker = Ticker(build.binary("ticker"))
+    with ticker, streaming(ticker, "--timeout", "2") as tool:
+        assert tool.stderr is not None
+        wait_for("the freeze", lambda: tracers(ticker.pid) == {tool.pid})
+        wait_for("the stop", ticker.is_still)
+        os.kill(ticker.pid, signal.SIGKILL)
+        said = tool.stderr.read()
+    check_refusal(tool.returncode, said)
+    assert "reader took nothing for 2 s" in said
+
+
 def test_signals_at_any_time(ticker: Ticker, tmp_path: Path) -> None:
     """Early, late and in between: an image or none, never a broken process or a traceback.
 
