@@ -145,7 +145,9 @@ class Watch:
             self._report(self.doing, done, total)
 
     def done(self) -> None:
-        """Say that all is done: nothing may break in any more."""
+        """Say that all is done: what has come or comes now is too late to end anything."""
+        _Breaks.pending = None
+        _Breaks.raised_s = time.monotonic()
         if self._report is not None:
             self._report("done", 0, 0)
 
