@@ -94,6 +94,12 @@ class Frozen:
             for tid in new:
                 self._attach(tid)
             self._wait_all(deadline)
+            if time.monotonic() > deadline:
+                raise FreezeError(
+                    f"makes threads faster than they can be stopped: {self.timeout_s:g} s are over",
+                    where=self._where(),
+                    hint="raise --timeout",
+                )
         if not self.threads:
             raise FreezeError("ended while it was being stopped", where=self._where())
         self.stopped_at_ns = time.monotonic_ns()
@@ -296,7 +302,7 @@ def list_tids(tgid: int) -> list[int]:
         tids = [int(name) for name in os.listdir(f"/proc/{tgid}/task")]
     except FileNotFoundError:
         return []
-    if len(tids) > 1 and is_zombie(tgid, tgid):
+    if tgid in tids and is_zombie(tgid, tgid):
         tids.remove(tgid)
     return tids
 

@@ -223,7 +223,7 @@ def test_folders_and_mask() -> None:
             umask=0,
         ),
     )
-    assert [call.nr for call in gone.steps[0].calls] == [83, 80, 84, 161, 95]
+    assert [call.nr for call in gone.steps[0].calls] == [83, 80, 90, 84, 161, 95]
 
 
 class FakeProcess(Process):
