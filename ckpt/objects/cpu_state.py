@@ -9,6 +9,8 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+import msgspec
+
 from ckpt.arch.x86_64 import debugregs, tls, xstate
 from ckpt.arch.x86_64.debugregs import X86DebugRegs
 from ckpt.arch.x86_64.tls import UserDesc
@@ -107,6 +109,15 @@ def finish(raw: _Raw, process: Process) -> Iterator[Record]:
         yield XstateRecord(tid=tid, area=area)
     for tid, (entries, debug) in raw.segments.items():
         yield SegmentsRecord(tid=tid, tls=entries, debug=debug)
+
+
+def comparable(record: Record) -> Record:
+    """Whether a component in its initial state counts as in use is chance: compare contents."""
+    if not isinstance(record, XstateRecord):
+        return record
+    parts = xstate.split_area(record.area, xstate.read_host_layout())
+    content = b"".join(name.encode() + parts[name] for name in sorted(parts))
+    return msgspec.structs.replace(record, area=content)
 
 
 def preflight(records: Records, _options: Options) -> Iterator[Finding]:
