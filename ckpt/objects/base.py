@@ -223,10 +223,10 @@ class Process:
 def _is_same_call(before: ThreadView, now: ThreadView | None, stop: StoppedThread) -> bool:
     """Tell whether a thread did not wake up between the look and the stop.
 
-    The stop itself is one switch; a thread that woke and waits again has switched once more, and
-    its new wait has just begun: its full timeout is then as good.
+    The stop itself is one switch, a lock on the way another. A thread that switched more often has
+    been round and waits anew: its wait has just begun, and its full timeout is as good.
     """
-    if now is not None and now is not before and now.nvcsw - before.nvcsw > 1:
+    if now is not None and now is not before and now.nvcsw - before.nvcsw > 2:
         return False
     regs = before.regs
     return regs is not None and (regs.orig_ax, regs.ip, regs.sp) == (

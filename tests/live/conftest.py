@@ -16,7 +16,7 @@ import pytest
 
 from tests.live.harness import PAUSE_S, Build, Case, Mode, Outcome, Run, become_subreaper, run_case
 
-PARALLEL = 3
+PARALLEL = 2
 CASE_S = 100.0
 SLOW_S = (1.2, 3.0)
 HUGE_PAGES = Path("/proc/sys/vm/nr_hugepages")

@@ -171,7 +171,7 @@ def test_memory_flags(mm: MmView, state: State) -> None:
     exe = os.stat(f"/proc/{state.pid}/exe")
     assert (mm.exe_dev, mm.exe_ino) == (exe.st_dev, exe.st_ino)
     assert mm.mm_users == len(state.tids())
-    assert mm.mm_count == 1
+    assert mm.mm_count in (1, 2)  # a CPU that idles may hold on to the last mm it ran
     assert mm.membarrier_state
     assert mm.aio_contexts == 1
     assert mm.ldt is not None
