@@ -67,8 +67,6 @@ class Frozen:
         self.process = process
         self.threads: dict[int, Thread] = {}
         self.timeout_s = timeout_s
-        self.stopped_at_ns = 0
-        """CLOCK_MONOTONIC of ours when the last thread had stopped."""
         self.interrupted_at_ns = 0
         self._denied = 0
 
@@ -102,7 +100,6 @@ class Frozen:
                 )
         if not self.threads:
             raise FreezeError("ended while it was being stopped", where=self._where())
-        self.stopped_at_ns = time.monotonic_ns()
         self._publish()
 
     def _where(self) -> str:

@@ -73,7 +73,6 @@ class Restorer:
             for span in module.used_ranges(records)
         )
         self._traced: list[int] = []
-        self._trapped: set[int] = set()
 
     def __enter__(self) -> Restorer:
         return self
@@ -245,7 +244,6 @@ class Restorer:
         """Load final registers into a thread, in the trap."""
         trap.reach_trap(tid)
         ptrace.set_regset(tid, ptrace.NT_PRSTATUS, encode_regs(self._final_regs(tid, regs)))
-        self._trapped.add(tid)
 
     def _final_regs(self, tid: int, regs: X86Regs) -> X86Regs:
         """Return the registers that a thread gets: its own, or those of a call that is over.

@@ -147,7 +147,7 @@ class Player:
     """Plays tapes on the threads of one address space, one thread at a time.
 
     `region` is where the code page and, behind it, the data area are mapped in the target.
-    `on_born` is called with the tid of each thread that a tape creates, when it has stopped.
+    `born` collects the tids of the threads that tapes create; each has stopped by then.
     """
 
     def __init__(self, tgid: int, region: int, template: bytes) -> None:

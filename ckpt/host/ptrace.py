@@ -136,11 +136,6 @@ def resume_to_syscall(tid: int) -> None:
     _request(Request.SYSCALL, tid, 0, 0)
 
 
-def listen(tid: int) -> None:
-    """Let a group-stopped thread stay stopped and report later events."""
-    _request(Request.LISTEN, tid)
-
-
 def detach(tid: int, signo: int = 0) -> None:
     """Let go of a stopped thread."""
     _request(Request.DETACH, tid, 0, signo)
@@ -221,13 +216,6 @@ def peek_siginfo(tid: int, *, shared: bool) -> list[bytes]:
         found += [raw[i * SIGINFO_BYTES : (i + 1) * SIGINFO_BYTES] for i in range(count)]
         if count < _PEEK_BATCH:
             return found
-
-
-def get_siginfo(tid: int) -> bytes:
-    """Return the 128 bytes of siginfo of the current signal-delivery stop."""
-    buffer = ctypes.create_string_buffer(SIGINFO_BYTES)
-    _request(Request.GETSIGINFO, tid, 0, ctypes.addressof(buffer))
-    return buffer.raw
 
 
 def peek_user(tid: int, offset: int) -> int:

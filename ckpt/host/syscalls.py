@@ -15,7 +15,6 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 SYS_PIDFD_OPEN: Final = 434
 SYS_PIDFD_GETFD: Final = 438
-SYS_PIDFD_SEND_SIGNAL: Final = 424
 SYS_KCMP: Final = 312
 SYS_CLONE3: Final = 435
 SYS_EXECVEAT: Final = 322
@@ -34,9 +33,6 @@ KCMP_SIGHAND: Final = 4
 
 _syscall = libc.syscall
 _syscall.restype = ctypes.c_long
-
-_clock_gettime = libc.clock_gettime
-_clock_gettime.argtypes = (ctypes.c_int, ctypes.c_void_p)
 
 
 def syscall(nr: int, *args: int | bytes | ctypes.Array[ctypes.c_char] | None) -> int:

@@ -246,6 +246,3 @@ class Step(NamedTuple):
     after: tuple[Token, ...] = ()
     """Tokens that order this step if anybody provides them."""
     provides: tuple[Token, ...] = ()
-
-
-NO_FD: Final = -1
