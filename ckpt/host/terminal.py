@@ -179,9 +179,11 @@ class Attendant:
     def _was_continued(self) -> bool:
         """Tell whether whoever continued us meant our group: the child then goes on by itself.
 
-        Its SIGCONT may come a moment after ours. A second one would run its handler twice.
+        Its SIGCONT may come a moment after ours. A second one would run its handler twice, and
+        undo a stop that the user has asked for since: the stop before is no longer reported, so
+        one that is reported is a new one, of a child that went on in between.
         """
-        what = os.WCONTINUED | os.WEXITED | os.WNOHANG | os.WNOWAIT
+        what = os.WCONTINUED | os.WSTOPPED | os.WEXITED | os.WNOHANG | os.WNOWAIT | _WALL
         deadline = time.monotonic() + _GROUP_SIGNAL_S
         while os.waitid(os.P_PID, self.pid, what) is None:
             left = deadline - time.monotonic()

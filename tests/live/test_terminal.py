@@ -140,15 +140,7 @@ def test_keys_and_input_reach_the_child_and_its_status_the_shell(shell: Shell, k
     shell.expect("status=7")
 
 
-SHARES_OUR_GROUP = pytest.param(
-    "same_group",
-    marks=pytest.mark.xfail(
-        reason="open: a SIGCONT of ours can come late and undo the next Ctrl-Z", strict=False
-    ),
-)
-
-
-@pytest.mark.parametrize("kind", ["own_group", SHARES_OUR_GROUP])
+@pytest.mark.parametrize("kind", ["own_group", "same_group"])
 def test_stop_and_continue(shell: Shell, kind: str) -> None:
     shell.run(kind)
     for _ in range(2):
