@@ -1,0 +1,25 @@
+"""The commands of ckpt-bpf: one module each, imported only when it is the one that runs.
+
+A module `ckpt.commands.NAME` has `add_arguments(parser)` and `run(args, report)`, which returns an
+exit code, prints its result, and raises `CkptError` for what went wrong. `--log`, `--json` and `-v`
+belong to every command and are defined with the parser (`ckpt.cli`).
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, Final
+
+COMMANDS: Final = {
+    "snapshot": "write an image of a process",
+    "restore": "put a process back from its image",
+    "show": "print every record of an image",
+    "verify": "is an image whole, and restorable here?",
+    "check": "what this kernel and this user can do",
+}
+"""Each command with its line of help."""
+
+
+def load(name: str) -> Any:
+    """Return the module of a command."""
+    return importlib.import_module(f"{__name__}.{name}")
