@@ -14,6 +14,7 @@ from ckpt.freeze import Frozen
 from ckpt.host.clocks import clocks_ahead
 from ckpt.host.watch import Watch, released
 from ckpt.image.header import Clocks, Header
+from ckpt.image.timings import Stopwatch
 from ckpt.image.writer import ImageWriter
 from ckpt.objects import modules
 from ckpt.objects.base import Identities, Options, Process, raise_blockers
@@ -60,14 +61,18 @@ def snapshot(
     """
     options = options or Options()
     started = time.monotonic()
+    laps = Stopwatch()
     process = target.examine(pid, options)
+    laps.lap("examine")
     with Watch(options.timeout_s, options.deadline_s, report) as watch:
         try:
             watch.step("load BPF programs")
             with target.open_observer(process) as observer:
+                laps.lap("load BPF programs")
                 watch.step(f"survey of {len(process.tids)} threads")
                 found = target.survey(process, observer)
                 raise_blockers(found, f"process {pid} cannot be snapshotted")
+                laps.lap("survey")
                 # Objrefs are given in the order of the capture alone, so that a second capture of
                 # the same process (`restore --verify`) gives the same ones.
                 process.identities = Identities()
@@ -79,7 +84,8 @@ def snapshot(
                     watch.step("make room for the image")
                     stays = options.leave_running or options.leave_stopped
                     writer.preallocate(target.estimate_bytes(process), prefault=stays)
-                    return _take(process, observer, writer, watch, started)
+                    laps.lap("make room")
+                    return _take(process, observer, writer, watch, laps, started)
         finally:
             os.close(process.pidfd)
 
@@ -95,10 +101,11 @@ def _take(
     observer: Observer | None,
     writer: ImageWriter,
     watch: Watch,
+    laps: Stopwatch,
     started: float,
 ) -> SnapshotResult:
     options = process.options
-    process.sink = writer.pages
+    process.sink = laps.pages = writer.pages
     writer.pages.progress = watch.advance
     try:
         with Frozen(process, options.timeout_s) as frozen:
@@ -106,18 +113,23 @@ def _take(
             if observer is not None:
                 target.observe_waits(process, observer)
             frozen.stop()
+            laps.freeze("last look", frozen.interrupted_at_ns)
+            laps.lap("stop")
             watch.step(f"capture, {len(process.stops)} threads are stopped")
             clocks = read_clocks(process)
             target.observe_frozen(process, observer)
             target.check_complete(process)
-            raws = capture(process)
+            laps.lap("observe")
+            raws = capture(process, laps)
             if options.leave_stopped:
                 os.kill(process.tgid, signal.SIGSTOP)
             stays = options.leave_running or options.leave_stopped
             if stays:
                 frozen.thaw()
+                laps.lap("let go")
             frozen_s = (time.monotonic_ns() - frozen.interrupted_at_ns) / 1e9
             watch.step(f"write the image, the process {'is let go' if stays else 'is kept'}")
+            writer.write_timings(laps.timings())
             _write(process, raws, clocks, writer, watch)
             if not stays:
                 frozen.kill()
@@ -138,16 +150,19 @@ def _take(
     )
 
 
-def capture(process: Process) -> list[tuple[ModuleType, Any]]:
+def capture(process: Process, laps: Stopwatch) -> list[tuple[ModuleType, Any]]:
     """Let every object module read its part of the frozen process.
 
     Raises:
         RefusedError: something is there now that the survey had not seen.
     """
-    raws = [
-        (module, module.capture(process) if hasattr(module, "capture") else None)
-        for module in modules()
-    ]
+    raws = []
+    for module in modules():
+        if hasattr(module, "capture"):
+            raws.append((module, module.capture(process)))
+            laps.lap(module.__name__.rpartition(".")[2])
+        else:
+            raws.append((module, None))
     raise_blockers(process.findings, f"process {process.tgid} changed meanwhile")
     return raws
 

@@ -43,6 +43,8 @@ class FrameType(IntEnum):
     PAGES = int.from_bytes(b"PAGE", "little")
     PADDING = int.from_bytes(b"PADD", "little")
     ERROR = int.from_bytes(b"EROR", "little")
+    TIMINGS = int.from_bytes(b"TIME", "little")
+    """Always optional, so its limit is not in `MAX_BYTES`: see `ckpt.image.timings`."""
     TAIL = int.from_bytes(b"TAIL", "little")
 
 
@@ -50,7 +52,7 @@ class FrameFlag(IntFlag):
     """Flags of a frame."""
 
     OPTIONAL = 1
-    """A reader that does not know this type may skip the frame. Known types do not carry it."""
+    """A reader that does not know this type may skip the frame. Of known types, TIMINGS has it."""
 
 
 MAX_BYTES: Final = {
@@ -97,10 +99,10 @@ def padding_bytes(length: int) -> int:
     return -length % 8
 
 
-def encode_frame(frame_type: int, payload: bytes) -> bytes:
+def encode_frame(frame_type: int, payload: bytes, flags: int = 0) -> bytes:
     """Return a whole frame: header, payload, padding."""
     length = len(payload)
-    head = FRAME.pack(frame_type, 0, length, checksum(payload))
+    head = FRAME.pack(frame_type, flags, length, checksum(payload))
     return head + payload + bytes(padding_bytes(length))
 
 

@@ -29,6 +29,7 @@ from ckpt.image.header import Header, decode_header
 from ckpt.image.sink import Advance, hash_range
 from ckpt.image.source import Source, open_source
 from ckpt.image.tail import PageObject, Tail, parse_tail
+from ckpt.image.timings import MAX_TIMINGS_BYTES, Timings, decode_timings
 from ckpt.image.walk import walk_frames
 
 if TYPE_CHECKING:
@@ -57,7 +58,13 @@ class ImageFile:
     """An open image whose structure has been checked. Made by `open_image_file`."""
 
     def __init__(
-        self, source: Source, header: Header, records: list[Any], frames: list[Frame], tail: Tail
+        self,
+        source: Source,
+        header: Header,
+        records: list[Any],
+        frames: list[Frame],
+        tail: Tail,
+        timings: Timings | None = None,
     ) -> None:
         """Take over `source`."""
         self.path = source.path
@@ -68,6 +75,8 @@ class ImageFile:
         self.pages = {item.ref: item for item in tail.objects}
         """The page objects by objref, in file order."""
         self.frames = frames
+        self.timings = timings
+        """What the snapshot spent its time on; None: the image does not tell."""
         self._source = source
         self._states: dict[int, str] = {}
 
@@ -200,6 +209,7 @@ class _Opening:
         self._records: list[Any] = []
         self._record_bytes = 0
         self._frames: list[Frame] = []
+        self._timings: Timings | None = None
 
     def finish(self) -> ImageFile:
         """Read all frames and return the image."""
@@ -214,7 +224,9 @@ class _Opening:
             self._frames.append(frame)
         if self._header is None or tail is None:
             raise AssertionError("walk_frames ends with a tail or an error")
-        return ImageFile(self._source, self._header, self._records, self._frames, tail)
+        return ImageFile(
+            self._source, self._header, self._records, self._frames, tail, self._timings
+        )
 
     def _fault(self, what: str, offset: int) -> ImageCorruptError:
         return ImageCorruptError(what, path=self._source.path, offset=offset)
@@ -248,6 +260,17 @@ class _Opening:
             text = quoted(bytes(payload).decode("utf-8", "replace"), 2000)
             what = f"holds no process, its snapshot failed: {text}"
             raise ImageFailedError(what, path=self._source.path)
+        elif frame.type == FrameType.TIMINGS:
+            self._take_timings(frame, payload)
+
+    def _take_timings(self, frame: Frame, payload: memoryview) -> None:
+        if frame.length > MAX_TIMINGS_BYTES or self._timings is not None:
+            raise self._fault("timings are there twice, or too long", frame.offset)
+        try:
+            self._timings = decode_timings(payload)
+        except _NO_DECODE as error:
+            what = f"timings do not decode: {quoted(str(error))}"
+            raise self._fault(what, frame.offset) from error
 
     def _take_tail(self, frame: Frame) -> Tail:
         pages = [item for item in self._frames if item.type == FrameType.PAGES]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from typing import TYPE_CHECKING, Final
 
 from xxhash import xxh3_64
@@ -41,6 +42,8 @@ class PageSink:
         self._reserve = reserve
         self._page_size = page_size
         self._begun: dict[int, tuple[int, int]] = {}
+        self.copy_ns = 0
+        """How long `store` has taken, all calls together."""
         self.progress: Progress | None = None
         """Told of every part that `store` has copied, by the length of the image so far."""
 
@@ -66,6 +69,7 @@ class PageSink:
         With `tid`, many small extents of that thread's memory take a third of the time. Raises
         CaptureError when the source cannot be read, ImageWriteError when there is no room.
         """
+        started_ns = time.monotonic_ns()
         total = total_bytes(extents)
         offset = self.begin(ref, total)
         if total >= _SHARED_BYTES:
@@ -73,6 +77,7 @@ class PageSink:
         else:
             self._copy(source_fd, extents, tid, offset)
         self.end(ref, extents)
+        self.copy_ns += time.monotonic_ns() - started_ns
 
     def _copy(self, source_fd: int, extents: array[int], tid: int, offset: int) -> None:
         for part in read_extents(source_fd, extents, tid):

@@ -29,6 +29,7 @@ from ckpt.image.format import (
     MAX_RECORDS_BYTES,
     MAX_TAIL_BYTES,
     PAGES_ALIGN,
+    FrameFlag,
     FrameType,
     checksum,
     encode_frame,
@@ -41,6 +42,7 @@ from ckpt.image.header import Header, encode_header
 from ckpt.image.output import FileOutput, StreamOutput
 from ckpt.image.sink import Advance, PageSink, hash_range, write_all
 from ckpt.image.tail import PageObject, build_tail
+from ckpt.image.timings import encode_timings
 
 if TYPE_CHECKING:
     from array import array
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from ckpt.image.output import Output, Progress
+    from ckpt.image.timings import Timings
 
 HEADER_REGION: Final = PAGES_ALIGN - FRAME.size
 """Header frame and padding fill this, so a pages frame right after it is aligned by itself."""
@@ -147,6 +150,11 @@ class ImageWriter:
         """Append records in this order."""
         for record in records:
             self.write_record(record)
+
+    def write_timings(self, timings: Timings) -> None:
+        """Append what the snapshot spent its time on."""
+        frame = encode_frame(FrameType.TIMINGS, encode_timings(timings), FrameFlag.OPTIONAL)
+        self._append(frame, FrameType.TIMINGS)
 
     def commit(self, progress: Progress | None = None) -> None:
         """Checksum the pages, write the tail, make the image visible.
