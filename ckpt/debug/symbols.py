@@ -1,250 +1,233 @@
-"""Names for addresses of an image: the area, the mapped file, the symbol.
+"""The address space of a process of an image: names for addresses, and the bytes that stand there.
 
-Files are those of this machine, and only if they are still what the process had mapped. Both the
-image and the files may be hostile: what is read and kept is bounded, and errors of a file mean
-that its symbols are not known.
+Bytes come from the image, else from the mapped files of this machine, and from those only if they
+are still what the process had mapped. Both the image and the files may be hostile: what is read and
+kept is bounded, and errors of a file mean that its symbols are not known.
 """
 
 from __future__ import annotations
 
-import operator
 import os
-import struct
-from bisect import bisect_right
 from functools import cached_property
-from itertools import accumulate
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
-from ckpt.debug.text import escape, escape_bytes
+from ckpt.debug.elf import ElfSymbols as ElfSymbols
+from ckpt.debug.space import Area, Layout
+from ckpt.debug.stored import FILE, IMAGE, RECORD, ZEROS, Extents, Piece
 from ckpt.objects.areas import AreasRecord
+from ckpt.objects.file_kinds.inode import InodeContent
 from ckpt.objects.mapped_files import find_change, open_found
 from ckpt.objects.mm import MmRecord
-from ckpt.objects.vma_flags import Vm
+from ckpt.objects.vdso import VdsoRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from ckpt.image.reader import ImageFile
-    from ckpt.objects.areas import Area
-    from ckpt.objects.base import Records
-    from ckpt.objects.mapped_files import MappedFile
+    from ckpt.objects.base import ProcessRecord, Records
 
-_MAX_TABLE_BYTES: Final = 32 << 20
-_MAX_READ_BYTES: Final = 128 << 20
-"""Of all symbol and string tables together."""
-_MAX_FILES: Final = 256
-_MAX_SECTIONS: Final = 4096
-_MAX_NAME: Final = 256
-_SYMBOL: Final = struct.Struct("<IBBHQQ")
-"""Elf64_Sym, `include/uapi/linux/elf.h`."""
-_NAMED_TYPES: Final = frozenset((1, 2, 10))
-"""STT_OBJECT, STT_FUNC, STT_GNU_IFUNC."""
+_PAGE: Final = 4096
+_MAX_CONTENT_BYTES: Final = 256 << 20
+"""Of a deleted ELF file whose content is in the image."""
+_ADDRESS_END: Final = 1 << 64
 
 
-class Symbol(NamedTuple):
-    """One symbol of a file."""
-
-    value: int
-    size: int
-    name_at: int
-
-
-class ElfSymbols:
-    """The symbols of one ELF file, by file offset."""
-
-    def __init__(self, fd: int, budget: int) -> None:
-        """Read the tables of the file open as `fd`, at most `budget` bytes of them."""
-        from elftools.elf.elffile import ELFFile
-
-        self.read_bytes = 0
-        self._fd = fd
-        self._budget = budget
-        with open(os.dup(fd), "rb") as stream:
-            elf = ELFFile(stream)
-            self._loads = [
-                (segment["p_offset"], segment["p_filesz"], segment["p_vaddr"])
-                for index, segment in zip(range(_MAX_SECTIONS), elf.iter_segments(), strict=False)
-                if index < _MAX_SECTIONS and segment["p_type"] == "PT_LOAD"
-            ]
-            self._names, table = self._read_tables(elf)
-        self._symbols = sorted(_parse_symbols(table))
-        self._values = [symbol.value for symbol in self._symbols]
-
-    def _read_tables(self, elf: Any) -> tuple[bytes, bytes]:
-        """Return string table and symbol table: the full one, or that of dynamic linking."""
-        found: dict[str, Any] = {}
-        for index in range(min(elf.num_sections(), _MAX_SECTIONS)):
-            section = elf.get_section(index)
-            found.setdefault(section["sh_type"], section)
-        section = found.get("SHT_SYMTAB") or found.get("SHT_DYNSYM")
-        if section is None:
-            return b"", b""
-        strings = elf.get_section(section["sh_link"])
-        return self._read(strings), self._read(section)
-
-    def _read(self, section: Any) -> bytes:
-        size = section["sh_size"]
-        if size > min(_MAX_TABLE_BYTES, self._budget - self.read_bytes):
-            return b""
-        self.read_bytes += size
-        return os.pread(self._fd, size, section["sh_offset"])
-
-    def find(self, offset: int) -> str:
-        """Return `name+0x1f` for a file offset, empty when no symbol covers it."""
-        for start, size, address in self._loads:
-            if start <= offset < start + size:
-                return self._find_address(address + offset - start)
-        return ""
-
-    def _find_address(self, address: int) -> str:
-        index = bisect_right(self._values, address) - 1
-        if index < 0:
-            return ""
-        symbol = self._symbols[index]
-        past = address - symbol.value
-        # A thread that waits in a call stands behind its last byte if the call ends the function.
-        if past > symbol.size:
-            return ""
-        end = self._names.find(b"\0", symbol.name_at, symbol.name_at + _MAX_NAME)
-        name = escape_bytes(self._names[symbol.name_at : end]) if end > 0 else ""
-        return f"{name}+{past:#x}" if name and past else name
-
-
-def _parse_symbols(table: bytes) -> Iterator[Symbol]:
-    whole = len(table) - len(table) % _SYMBOL.size
-    for name_at, info, _, section, value, size in _SYMBOL.iter_unpack(table[:whole]):
-        if section and value and info & 15 in _NAMED_TYPES:
-            yield Symbol(value, size, name_at)
-
-
-class AddressSpace:
+class AddressSpace(Layout):
     """The areas of one process of an image: where an address falls, and which bytes stand there.
 
     Use as a context manager: it keeps mapped files open.
     """
 
-    def __init__(self, image: ImageFile, records: Records) -> None:
-        """Take the first process's layout; without one, no address has a name."""
+    def __init__(
+        self, image: ImageFile, records: Records, process: ProcessRecord | None = None
+    ) -> None:
+        """Take the layout of `process`, or the first one; without one, no address has a name."""
+        if process is None:
+            process = records.processes[0] if records.processes else None
         self._image = image
-        process = records.processes[0] if records.processes else None
-        layouts = {record.ref: record for record in records.of(AreasRecord)}
-        self._ref = process.mm if process else 0
-        layout = layouts.get(self._ref)
-        areas = layout.areas if layout else []
-        self._areas = sorted(areas, key=lambda area: area.start)
-        self._starts = [area.start for area in self._areas]
-        self._files = layout.files if layout else []
-        self._mm = next((r for r in records.of(MmRecord) if r.ref == self._ref), None)
-        self._opened: dict[int, tuple[int, ElfSymbols | None]] = {}
-        self._budget = _MAX_READ_BYTES
+        self.ref = process.mm if process else 0
+        layout = next((r for r in records.of(AreasRecord) if r.ref == self.ref), None)
+        self.files = layout.files if layout else []
+        self.guards = sorted(layout.guards) if layout else []
+        mm = next((r for r in records.of(MmRecord) if r.ref == self.ref), None)
+        heap = (mm.start_brk, mm.brk) if mm is not None else (0, 0)
+        vdsos = [r for r in records.of(VdsoRecord) if process and r.tgid == process.tgid]
+        self._vdso = vdsos[0].content if vdsos else b""
+        self._contents = {record.ref: record for record in records.of(InodeContent)}
+        self._content_extents: dict[int, Extents] = {}
+        super().__init__(
+            layout.areas if layout else [],
+            [file.path for file in self.files],
+            heap,
+        )
 
     def __enter__(self) -> AddressSpace:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for fd, _symbols in self._opened.values():
-            if fd >= 0:
-                os.close(fd)
-        self._opened.clear()
+        self.close()
 
-    def find_area(self, address: int) -> Area | None:
-        """Return the area that holds `address`."""
-        index = bisect_right(self._starts, address) - 1
-        if index < 0 or address >= self._areas[index].end:
-            return None
-        return self._areas[index]
+    @cached_property
+    def stored(self) -> Extents:
+        """The extents that the image holds."""
+        return self._extents(self.ref)
 
-    def locate(self, address: int) -> str:
-        """Return what `address` falls in, as safe text; empty when it is not mapped."""
-        area = self.find_area(address)
-        if area is None:
-            return ""
-        file = self._file_of(area)
-        if file is None:
-            return self._name_anonymous(area)
-        offset = address - area.start + area.offset
-        symbol = self._symbol(area.file, offset)
-        name = escape(file.path.rpartition("/")[2] or file.path)
-        return f"{name} {symbol}" if symbol else f"{name}+{offset:#x}"
+    def _extents(self, ref: int) -> Extents:
+        return Extents(*self._image.page_extents(ref)) if ref in self._image.pages else Extents()
 
     def read(self, address: int, size: int) -> bytes:
-        """Return bytes of the process, from the image or an unchanged file; fewer at a gap."""
-        stored = self._read_stored(address, size)
-        if stored:
-            return stored
-        area = self.find_area(address)
-        if area is None or self._file_of(area) is None:
+        """Return bytes of the process; fewer at the first that is not known."""
+        parts = []
+        for piece in self.pieces(address, address + size):
+            data = self.read_piece(piece)
+            parts.append(data)
+            if len(data) < piece.end - piece.start:
+                break
+        return b"".join(parts)
+
+    def read_piece(self, piece: Piece) -> bytes:
+        """Return the bytes of a piece; fewer when they cannot be read."""
+        size = piece.end - piece.start
+        if piece.source == ZEROS:
+            return bytes(size)
+        if piece.source == RECORD:
+            return piece.data
+        if piece.source not in (IMAGE, FILE):
             return b""
-        fd, _ = self._open(area.file)
+        fd = self._image.fd if piece.source == IMAGE else self.opened(piece.file).fd
         try:
-            return os.pread(fd, size, address - area.start + area.offset) if fd >= 0 else b""
+            return os.pread(fd, size, piece.offset)
         except (OSError, OverflowError):
             return b""
 
-    def _file_of(self, area: Area) -> MappedFile | None:
-        return self._files[area.file] if 0 <= area.file < len(self._files) else None
+    def pieces(self, start: int, end: int) -> Iterator[Piece]:
+        """Yield where the bytes of [start, end) are, in order and without gap."""
+        start, end = max(start, 0), min(end, _ADDRESS_END)
+        while start < end:
+            piece = self._piece_at(start, end)
+            yield piece
+            start = piece.end
 
-    def _name_anonymous(self, area: Area) -> str:
-        if area.special or area.anon_name:
-            return escape_bytes(area.special or area.anon_name)
-        if self._mm is not None and self._mm.start_brk <= area.start < self._mm.brk:
-            return "heap"
-        return "stack" if area.flags & Vm.GROWSDOWN else "anonymous memory"
+    def _piece_at(self, start: int, end: int) -> Piece:
+        size, offset = self.stored.find(start, end)
+        if size > 0:
+            return Piece(start, start + size, IMAGE, offset)
+        end = start - size
+        index = self._area_index(start)
+        if index < 0:
+            return Piece(start, min(end, self._next_start(start)), "not mapped")
+        area = self._areas[index]
+        end = min(end, area.end)
+        guard_end, guarded = self._find_guard(start, end)
+        if guarded:
+            return Piece(start, guard_end, "guard pages")
+        return self._unstored_piece(area, start, guard_end)
 
-    def _read_stored(self, address: int, size: int) -> bytes:
-        starts, ends, offsets = self._stored
-        index = bisect_right(starts, address) - 1
-        if index < 0 or address >= ends[index]:
-            return b""
-        room = ends[index] - address
-        return os.pread(self._image.fd, min(size, room), offsets[index] + address - starts[index])
+    def _next_start(self, address: int) -> int:
+        index = self.first_area_behind(address)
+        return self._areas[index].start if index < len(self._areas) else _ADDRESS_END
 
-    @cached_property
-    def _stored(self) -> tuple[Sequence[int], Sequence[int], Sequence[int]]:
-        """Start, end and file offset of every extent that the image holds."""
-        if self._ref not in self._image.pages:
-            return (), (), ()
-        extents, offset = self._image.page_extents(self._ref)
-        starts, lengths = extents[0::2], extents[1::2]
-        offsets = list(accumulate(lengths, initial=offset))
-        return starts, list(map(operator.add, starts, lengths)), offsets
+    def _find_guard(self, start: int, end: int) -> tuple[int, bool]:
+        """Return up to where it stays as it is at `start`: guarded or not."""
+        for low, length in self.guards:
+            if low <= start < low + length:
+                return min(end, low + length), True
+            if low > start:
+                return min(end, low), False
+        return end, False
 
-    def _symbol(self, index: int, offset: int) -> str:
-        _, symbols = self._open(index)
-        return symbols.find(offset) if symbols is not None else ""
+    def _unstored_piece(self, area: Area, start: int, end: int) -> Piece:
+        offset = area.offset + start - area.start
+        if self._has_file(area):
+            return self._file_piece(area.file, offset, start, end)
+        if area.special == b"[vdso]" and self._vdso:
+            part = self._vdso[start - area.start : end - area.start]
+            source = RECORD if part else "not stored"
+            return Piece(start, start + len(part) if part else end, source, data=part)
+        return Piece(start, end, "not stored" if area.special else ZEROS)
 
-    def _open(self, index: int) -> tuple[int, ElfSymbols | None]:
-        if index not in self._opened:
-            fd = self._open_unchanged(self._files[index])
-            self._opened[index] = (fd, self._read_symbols(fd) if fd >= 0 else None)
-        return self._opened[index]
+    def _file_piece(self, index: int, offset: int, start: int, end: int) -> Piece:
+        file = self.files[index]
+        if file.content:
+            return self._content_piece(file.content, offset, start, end)
+        opened = self.opened(index)
+        if opened.fd < 0:
+            return Piece(start, end, f"file {opened.problem}")
+        return self._limit_to_size(
+            Piece(start, end, FILE, offset, index), os.fstat(opened.fd).st_size
+        )
 
-    def _open_unchanged(self, file: MappedFile) -> int:
-        if file.content or len(self._opened) >= _MAX_FILES:
-            return -1
+    def _limit_to_size(self, piece: Piece, size: int) -> Piece:
+        """Cut a piece at the end of its file: zeros up to the end of the page, nothing behind."""
+        left = size - piece.offset
+        if left >= piece.end - piece.start:
+            return piece
+        if left > 0:
+            return piece._replace(end=piece.start + left)
+        in_page = -size % _PAGE + left
+        if in_page > 0:
+            return Piece(piece.start, min(piece.end, piece.start + in_page), ZEROS)
+        return Piece(piece.start, piece.end, "behind the end of its file")
+
+    def _content_piece(self, ref: int, offset: int, start: int, end: int) -> Piece:
+        """A deleted file, or shared memory, whose content is in the image."""
+        content = self._contents.get(ref)
+        if content is None:
+            return Piece(start, end, "not stored")
+        if ref not in self._content_extents:
+            self._content_extents[ref] = self._extents(ref)
+        size, place = self._content_extents[ref].find(offset, offset + end - start)
+        if size > 0:
+            return Piece(start, start + size, IMAGE, place)
+        tail_at = content.size - len(content.tail)
+        if tail_at <= offset < content.size:
+            data = content.tail[offset - tail_at : offset - tail_at + end - start]
+            return Piece(start, start + len(data), RECORD, data=data)
+        end = min(end, start - size)
+        if offset < tail_at < offset + end - start:
+            end = start + tail_at - offset
+        return self._limit_to_size(Piece(start, end, ZEROS, offset), content.size)
+
+    def _open_file(self, index: int) -> tuple[int, str]:
+        """Open a mapped file of this machine if it is what the process had, or say why not."""
+        file = self.files[index]
+        if file.content:
+            return self._open_content(file.content)
         try:
             fd = open_found(file.path)
-        except OSError:
-            return -1
+        except OSError as error:
+            return -1, f"cannot be opened: {os.strerror(error.errno or 0)}"
         try:
-            if not find_change(file, fd):
-                return fd
-        except OSError:
-            pass  # It cannot be read: then it has no names for us.
+            problem = find_change(file, fd)
+        except OSError as error:
+            problem = f"cannot be read: {os.strerror(error.errno or 0)}"
+        if not problem:
+            return fd, ""
         os.close(fd)
-        return -1
+        return -1, problem
 
-    def _read_symbols(self, fd: int) -> ElfSymbols | None:
-        from elftools.common.exceptions import ELFError
-        from elftools.construct.core import ConstructError
+    def _open_content(self, ref: int) -> tuple[int, str]:
+        """Copy a deleted ELF file out of the image, for its symbols."""
+        content = self._contents.get(ref)
+        if content is None or not 0 <= content.size <= _MAX_CONTENT_BYTES:
+            return -1, "was deleted, and is too large to copy"
+        extents = self._extents(ref)
+        size, place = extents.find(0, 4)
+        if size < 4 or os.pread(self._image.fd, 4, place) != b"\x7fELF":
+            return -1, "is not an ELF file"
+        fd = os.memfd_create("mapped", os.MFD_CLOEXEC)
+        os.truncate(fd, content.size)
+        for start, end, offset in extents.iter_extents():
+            _copy(self._image.fd, offset, fd, start, min(end, content.size))
+        os.pwrite(fd, content.tail, content.size - len(content.tail))
+        return fd, ""
 
-        try:
-            symbols = ElfSymbols(fd, self._budget)
-        # What pyelftools raises for files that are none, or made to mislead.
-        except (ELFError, ConstructError, OSError, ValueError, LookupError, TypeError) as error:
-            del error
-            return None
-        except (AttributeError, AssertionError, OverflowError, struct.error):
-            return None
-        self._budget -= symbols.read_bytes
-        return symbols
+
+def _copy(source: int, offset: int, target: int, start: int, end: int) -> None:
+    """Copy to [start, end) of `target`, as far as `source` goes."""
+    os.lseek(target, start, os.SEEK_SET)
+    while start < end:
+        count = os.sendfile(target, source, offset, end - start)
+        if not count:
+            return
+        start, offset = start + count, offset + count
