@@ -14,6 +14,7 @@ CASES = [
     Case("fd_deleted"),
     Case("fd_folders"),
     Case("fd_devices"),
+    Case("fd_answers"),
     Case("fd_table"),
     Case("fd_async"),
     Case("pipes"),

@@ -35,6 +35,7 @@ KINDS = (
     "device",
     "memfd",
     "folder",
+    "answers",
     "regular",
     "unsupported",
 )
