@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import select
 from contextlib import contextmanager
+from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 from ckpt import reissue
@@ -20,7 +21,7 @@ from ckpt.objects import modules
 from ckpt.objects.base import Identities, Options, Process, raise_blockers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from ckpt.host.kernel_view import KernelView
     from ckpt.host.observer import Observer, TaskWatch
@@ -52,13 +53,30 @@ def examine(pid: int, options: Options) -> Process:
     if pid == 1:
         raise CaptureError("is init, which cannot be stopped or restored", where=where)
     try:
-        _check_kind(pid, where)
-        pidfd = os.pidfd_open(pid)
-    except (ProcessLookupError, FileNotFoundError) as error:
+        for found in chain(find_other_kind(pid), find_tracer(pid), find_32_bit(pid)):
+            raise CaptureError(found.what, where=found.where, hint=found.hint)
+    except GONE as error:
         raise CaptureError("no such process", where=where) from error
+    return open_process(pid, options)
+
+
+def open_process(pid: int, options: Options) -> Process:
+    """Open process `pid` as it is; the caller closes its `pidfd`.
+
+    Raises:
+        CaptureError: there is no such process.
+    """
+    try:
+        pidfd = os.pidfd_open(pid)
+    except GONE as error:
+        raise CaptureError("no such process", where=f"pid {pid}") from error
     process = Process(pid, options, Identities())
     process.pidfd = pidfd
-    refresh(process)
+    try:
+        refresh(process)
+    except CaptureError:
+        os.close(pidfd)
+        raise
     return process
 
 
@@ -81,25 +99,38 @@ def has_ended(process: Process) -> bool:
     return bool(select.select([process.pidfd], [], [], 0)[0])
 
 
-def _check_kind(pid: int, where: str) -> None:
-    with open(f"/proc/{pid}/status", "rb") as file:
-        fields = parse_fields(file.read())
-    tgid, tracer, parent = (int(fields[name]) for name in (b"Tgid", b"TracerPid", b"PPid"))
+def find_other_kind(pid: int) -> Iterator[Finding]:
+    """Yield why `pid` is no process that runs a program, if so: nothing more can be said of it."""
+    fields = _read_status(pid)
+    tgid, parent = int(fields[b"Tgid"]), int(fields[b"PPid"])
+    where = f"pid {pid}"
     if tgid != pid:
         hint = f"snapshot the process: ckpt-bpf snapshot {tgid}"
-        raise CaptureError(f"is a thread of process {tgid}", where=where, hint=hint)
-    if _read_flags(pid) & _PF_KTHREAD:
-        raise CaptureError("is a kernel thread", where=where)
-    if is_zombie(pid, pid) and len(os.listdir(f"/proc/{pid}/task")) == 1:
-        raise CaptureError(
-            f"has ended; its parent {parent} ({_comm(parent)}) has not noticed yet (a zombie)",
-            where=where,
-        )
+        yield Finding(where, f"is a thread of process {tgid}", hint)
+    elif _read_flags(pid) & _PF_KTHREAD:
+        yield Finding(where, "is a kernel thread")
+    elif is_zombie(pid, pid) and len(os.listdir(f"/proc/{pid}/task")) == 1:
+        what = f"has ended; its parent {parent} ({_comm(parent)}) has not noticed yet (a zombie)"
+        yield Finding(where, what)
+
+
+def find_tracer(pid: int) -> Iterator[Finding]:
+    """Yield who traces the main thread, if anybody does."""
+    tracer = int(_read_status(pid)[b"TracerPid"])
     if tracer:
         what = f"is traced by process {tracer} ({_comm(tracer)})"
-        raise CaptureError(what, where=where, hint="end the debugger first")
+        yield Finding(f"pid {pid}", what, "end the debugger first")
+
+
+def find_32_bit(pid: int) -> Iterator[Finding]:
+    """Yield that the program is a 32-bit one, if it is."""
     if _elf_class(pid) == _ELFCLASS32:
-        raise CaptureError("is a 32-bit program, which is not supported", where=where)
+        yield Finding(f"pid {pid}", "is a 32-bit program, which is not supported")
+
+
+def _read_status(pid: int) -> dict[bytes, bytes]:
+    with open(f"/proc/{pid}/status", "rb") as file:
+        return parse_fields(file.read())
 
 
 def _read_flags(pid: int) -> int:
@@ -209,11 +240,16 @@ def naming_the_end(process: Process) -> Iterator[None]:
 
 
 def _survey_once(process: Process) -> list[Finding]:
-    found = list(_find_vforks(process))
+    return [finding for look in surveys().values() for finding in look(process)]
+
+
+def surveys() -> dict[str, Callable[[Process], Iterable[Finding]]]:
+    """Return every look at a running process that may find a blocker, by what it looks at."""
+    looks: dict[str, Callable[[Process], Iterable[Finding]]] = {"vfork": _find_vforks}
     for module in modules():
         if hasattr(module, "survey"):
-            found += module.survey(process)
-    return found
+            looks[module.__name__.rpartition(".")[2]] = module.survey
+    return looks
 
 
 def _find_vforks(process: Process) -> Iterator[Finding]:
