@@ -227,12 +227,11 @@ def _estimate(
 
 
 def _without_doubles(findings: Iterable[Finding]) -> list[Finding]:
-    """Leave out what two modules say of one area, and what is said of the process twice."""
+    """Leave out what is said twice; of two modules that refuse an area, the later knows more."""
     kept: dict[object, Finding] = {}
     for finding in findings:
         _, is_area, address = finding.where.rpartition("area ")
-        key = (address, finding.blocker) if is_area else (finding.where, finding.what)
-        kept.setdefault(key, finding)
+        kept[(address, finding.blocker) if is_area else (finding.where, finding.what)] = finding
     return list(kept.values())
 
 
