@@ -14,6 +14,7 @@ COMMANDS: Final = {
     "snapshot": "write an image of a process",
     "restore": "put a process back from its image",
     "show": "print every record of an image",
+    "core": "write a core file for gdb, lldb or drgn",
     "verify": "is an image whole, and restorable here?",
     "check": "what this kernel and this user can do",
 }
