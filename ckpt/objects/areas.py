@@ -20,7 +20,7 @@ from ckpt.objects import mapped_files
 from ckpt.objects.area_actions import FillPages, MoveSpecial
 from ckpt.objects.base import Plain, Record
 from ckpt.objects.mapped_files import MappedFile
-from ckpt.objects.maps_text import SPECIAL, MapsLine, SmapsEntry, parse_maps, parse_smaps
+from ckpt.objects.maps_text import SPECIAL, MapsLine, SmapsEntry, parse_smaps
 from ckpt.objects.mempolicy_text import build_mbind, parse_numa_maps
 from ckpt.objects.passing import SendFds, batches, close_call, lowest_free, receive_call
 from ckpt.objects.steps import (
@@ -107,6 +107,9 @@ class AreasRecord(Record, tag="areas", frozen=True):
 
 RECORDS = (AreasRecord,)
 
+_SUSPECT: Final = _UFFD | Vm.SHADOW_STACK | Vm.PFNMAP | Vm.IO | Vm.MIXEDMAP | Vm.HUGETLB
+"""Flags that `_find_blocker` asks for."""
+
 
 class _Raw(NamedTuple):
     lines: list[MapsLine]
@@ -119,7 +122,7 @@ class _Raw(NamedTuple):
 
 def survey(process: Process) -> Iterator[Finding]:
     """Look at the areas of the running process."""
-    lines = parse_maps(process.read("maps"))
+    lines = process.read_maps()
     entries, _ = _read_entries(process)
     for line in lines:
         what = _find_blocker(line, entries.get(line.start))
@@ -129,10 +132,13 @@ def survey(process: Process) -> Iterator[Finding]:
 
 def capture(process: Process) -> _Raw:
     """Read the layout, copy every page that holds something of its own."""
-    lines = parse_maps(process.read("maps"))
+    lines = process.read_maps()
     entries, has_policy = _read_entries(process)
     for line in lines:
-        what = _find_blocker(line, entries.get(line.start))
+        entry = entries.get(line.start)
+        if not line.name and entry is not None and not entry.flags & _SUSPECT:
+            continue  # as nearly all of the many are
+        what = _find_blocker(line, entry)
         if what:
             process.refuse(f"process {process.tgid} area {line.start:#x}", *what)
     files = mapped_files.capture(process, lines, entries)

@@ -137,6 +137,7 @@ class Process:
         self.leader_alive = True
         self.pidfd = -1
         self.is_frozen = False
+        self._frozen_maps: list[MapsLine] | None = None
         self.stopped_by = 0
         self.stops: dict[int, StoppedThread] = {}
         self.findings: list[Finding] = []
@@ -166,6 +167,17 @@ class Process:
         if self.observer is None:
             return None
         return self.observer.observe_areas(self.living_tid)
+
+    def read_maps(self) -> list[MapsLine]:
+        """Return the areas as /proc/PID/maps shows them; read once while nothing can change."""
+        if self._frozen_maps is not None:
+            return self._frozen_maps
+        from ckpt.objects.maps_text import parse_maps
+
+        lines = parse_maps(self.read("maps"))
+        if self.is_frozen:
+            self._frozen_maps = lines
+        return lines
 
     def path(self, name: str, tid: int | None = None) -> str:
         """Return the path of `name` below the /proc folder of a living thread, or of `tid`."""

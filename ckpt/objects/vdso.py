@@ -13,7 +13,6 @@ from ckpt.arch.x86_64 import vdso
 from ckpt.arch.x86_64.vdso import SpecialMapping
 from ckpt.errors import Finding
 from ckpt.objects.base import Record
-from ckpt.objects.maps_text import parse_maps
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,7 +38,7 @@ def capture(process: Process) -> VdsoRecord:
     """Read the vdso; it is a few pages."""
     mappings = [
         SpecialMapping(line.name.decode(), line.start, line.end)
-        for line in parse_maps(process.read("maps"))
+        for line in process.read_maps()
         if line.name.decode("latin-1") in vdso.SPECIAL_NAMES
     ]
     content, inside = b"", []
