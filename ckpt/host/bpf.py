@@ -8,10 +8,11 @@ thread may read through an observer. Import this module only where BPF is wanted
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from ckpt.errors import CaptureError, HostError
 from ckpt.host.bpf_cache import Cache
@@ -21,9 +22,12 @@ from ckpt.host.bpf_events import TaskEvents
 from ckpt.host.bpf_load import Libbpf, Loaded, load_bytecode
 from ckpt.host.bpf_records import TIMERS_RECORD
 from ckpt.host.bpf_sort import find_process
-from ckpt.host.bpf_store import PROGRAMS, load_programs
+from ckpt.host.bpf_store import SNAPSHOT_PROGRAMS, load_programs
 from ckpt.host.kallsyms import load_symbols
 from ckpt.host.kernel_view import NO_OBJECT, FileView, KernelId, KernelView, VmaView
+
+if TYPE_CHECKING:
+    from ckpt.host.surroundings import PeerTask, ThreadPlace
 
 _CLOCK_MONOTONIC_COARSE: Final = 6
 """include/uapi/linux/time.h; its resolution is the kernel's tick."""
@@ -75,8 +79,8 @@ class BpfObserver:
             self._loaded.popitem()[1].close()
 
     def prepare(self, *names: str) -> None:
-        """Load programs (default: all) now, so that a later ``read_*`` only reads."""
-        for name in names or PROGRAMS:
+        """Load programs (default: what a snapshot needs) now, so that a later ``read_*`` only reads."""
+        for name in names or SNAPSHOT_PROGRAMS:
             self._load(name)
 
     def prepare_beside(self) -> None:
@@ -169,9 +173,30 @@ class BpfObserver:
 
     def read_stack(self, tid: int) -> tuple[str, ...]:
         """Return the functions on the kernel stack of ``tid``, innermost first (for messages)."""
-        frames = memoryview(self._read("stack", "task", tid=tid)).cast("Q")
-        names = (self.symbols.function_at(frame) for frame in frames if frame)
-        return tuple(name for name in names if name)
+        places = self._decode_places(self._read("stack", "task", tid=tid))
+        return tuple(
+            place.partition("+")[0] for one in places.values() for place in one.kernel_stack
+        )
+
+    def read_places(self, tgid: int) -> dict[int, ThreadPlace]:
+        """Return where every thread of the process ``tgid`` stands, by tid; empty: no such one.
+
+        One pass; nothing is stopped. Registers and stacks are those of a thread that does not run.
+        """
+        os.sched_yield()  # brings our own scheduler figures up to date, which are the clock
+        yielded_ns = time.monotonic_ns()
+        return self._decode_places(self._read("stack", "task", tgid=tgid), yielded_ns)
+
+    def _decode_places(self, buffer: bytes, yielded_ns: int = 0) -> dict[int, ThreadPlace]:
+        from ckpt.host.surroundings import decode_places
+
+        return {place.tid: place for place in decode_places(buffer, self.symbols, yielded_ns)}
+
+    def read_peers(self) -> list[PeerTask]:
+        """Return every task of our pid namespace, kernel threads included; nothing is stopped."""
+        from ckpt.host.surroundings import decode_peers
+
+        return list(decode_peers(self._read("peers", "task"), self.identify))
 
     def watch_tasks(self, tgid: int, *, restarts: bool = False) -> TaskEvents:
         """Record forks, execs and exits of ``tgid`` and its descendants until it is closed.

@@ -403,3 +403,63 @@ class EventsRecord(_Record):
 
 
 EVENTS_RECORD: Final = struct.Struct("<I5i4Q2i3Q3IiQ2qiI")
+
+
+class StackRecord(_Record):
+    """struct stack_record (bpf/stack.h) up to the two arrays."""
+
+    tid: int
+    on_cpu: int
+    cpu: int
+    frame_count: int
+    state: int
+    exit_state: int
+    ti_status: int
+    mmap_lock_owner: int
+    mmap_lock_count: int
+    observed_ns: int
+    last_arrival_ns: int
+    last_run_ns: int
+    exec_start_ns: int
+    reader_arrival_ns: int
+    reader_run_ns: int
+    reader_exec_start_ns: int
+
+
+STACK_HEAD: Final = struct.Struct("<i6Ii8Q")
+STACK_USER_WORDS: Final = 21
+STACK_MAX_FRAMES: Final = 40
+STACK_RECORD: Final = struct.Struct(f"<i6Ii8Q{STACK_USER_WORDS}Q{STACK_MAX_FRAMES}Q")
+
+
+class PeersRecord(_Record):
+    """struct peers_record (bpf/peers.h)."""
+
+    tid: int
+    tgid: int
+    parent_tgid: int
+    tracer_tid: int
+    state: int
+    exit_state: int
+    flags: int
+    on_cpu: int
+    ti_status: int
+    padding: int
+    mm: int
+    files: int
+    fs: int
+    sighand: int
+    orig_ax: int
+    bx: int
+    cx: int
+    dx: int
+    si: int
+    di: int
+    bp: int
+    r10: int
+    r8: int
+    r9: int
+    comm: bytes
+
+
+PEERS_RECORD: Final = struct.Struct("<4i6I14Q16s")

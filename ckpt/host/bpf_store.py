@@ -18,7 +18,12 @@ from ckpt.host.bpf_bytecode import Bytecode
 if TYPE_CHECKING:
     from ckpt.host.bpf_cache import Cache
 
-PROGRAMS: Final = ("tasks", "timers", "files", "ready", "areas", "stack", "events")
+SNAPSHOT_PROGRAMS: Final = ("tasks", "timers", "files", "ready", "areas", "stack", "events")
+TRACE_PROGRAMS: Final = ("trace",)
+"""Kept as an entry of its own: no other command pays for it."""
+DEBUG_PROGRAMS: Final = ("peers",)
+"""Loaded only by the command that uses them."""
+PROGRAMS: Final = (*SNAPSHOT_PROGRAMS, *DEBUG_PROGRAMS)
 
 _NOTES: Final = "/sys/kernel/notes"
 _BTF: Final = "/sys/kernel/btf/vmlinux"
@@ -35,18 +40,22 @@ _VERSIONS_KEPT: Final = 8
 """More than one: two installations that replaced each other's entry would compile every time."""
 
 
-def load_programs(cache: Cache) -> dict[str, Bytecode]:
-    """Return the bytecode of all programs, compiling it if the cache has none for this kernel.
+def load_programs(cache: Cache, names: tuple[str, ...] = PROGRAMS) -> dict[str, Bytecode]:
+    """Return the bytecode of programs, compiling it if the cache has none for this kernel.
 
     Of several processes that find it missing, one compiles and the others wait for its entry.
     """
-    entry = f"{_PREFIX}{cache_key()}"
+    prefix = _PREFIX if names == PROGRAMS else f"{'-'.join(names)}-"
+    entry = f"{prefix}{cache_key()}"
     programs = _load_entry(cache, entry)
     if programs is not None:
         return programs
     with cache.locked():
         programs = _load_entry(cache, entry)
-        return programs if programs is not None else _compile_programs(cache, entry)
+        if programs is None:
+            programs = _compile_programs(cache, entry, names)
+            cache.keep_newest(prefix, _KEPT_VERSIONS)
+        return programs
 
 
 def _load_entry(cache: Cache, entry: str) -> dict[str, Bytecode] | None:
@@ -60,13 +69,12 @@ def _load_entry(cache: Cache, entry: str) -> dict[str, Bytecode] | None:
         return None
 
 
-def _compile_programs(cache: Cache, entry: str) -> dict[str, Bytecode]:
-    """Compile everything and keep it; of what other versions left, only the newest few stay."""
+def _compile_programs(cache: Cache, entry: str, names: tuple[str, ...]) -> dict[str, Bytecode]:
+    """Compile programs and keep them."""
     from ckpt.host.bpf_compile import compile_in_child
 
-    programs = compile_in_child(PROGRAMS)
+    programs = compile_in_child(names)
     cache.store(entry, msgspec.msgpack.encode(programs))
-    cache.keep_newest(_PREFIX, _KEPT_VERSIONS)
     return programs
 
 

@@ -67,6 +67,14 @@ class Symbols:
             return None
         return self._name(index)
 
+    def place_at(self, address: int) -> str | None:
+        """Return `function+0x1f` for an address; None outside of the kernel's own text."""
+        name = self.function_at(address)
+        if name is None:
+            return None
+        start = self._addresses[bisect_right(self._addresses, address) - 1]
+        return f"{name}+{address - start:#x}"
+
     def _name(self, index: int) -> str:
         start = self._offsets[index]
         end = self._offsets[index + 1] if index + 1 < len(self._offsets) else len(self._names)
