@@ -88,7 +88,9 @@ class CallDecoder:
         one = _OneCall(self, name, args, is_i386)
         if name == "futex":
             kinds = _futex_kinds(args)
-        return Call(nr, name, tuple(one.argument(at, kind) for at, kind in enumerate(kinds)), is_i386)
+        return Call(
+            nr, name, tuple(one.argument(at, kind) for at, kind in enumerate(kinds)), is_i386
+        )
 
     def pointer(self, address: int) -> str:
         """Return a pointer with what it falls in: `0x7ffd0010 (stack)`."""

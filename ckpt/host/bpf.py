@@ -83,18 +83,20 @@ class BpfObserver:
         for name in names or SNAPSHOT_PROGRAMS:
             self._load(name)
 
-    def prepare_beside(self) -> None:
-        """Have all programs loaded by a thread: most of it is the verifier's work, on one CPU.
+    def prepare_beside(self, *names: str) -> None:
+        """Have programs loaded by a thread: most of it is the verifier's work, on one CPU.
 
-        The thread has ended when the observer is closed.
+        Default: what a snapshot needs. The thread has ended when the observer is closed.
         """
-        self._loader = threading.Thread(target=self._prepare_quietly, name="bpf-load", daemon=True)
+        self._loader = threading.Thread(
+            target=self._prepare_quietly, args=names, name="bpf-load", daemon=True
+        )
         self._loader.start()
 
-    def _prepare_quietly(self) -> None:
+    def _prepare_quietly(self, *names: str) -> None:
         # Whoever needs the program loads it again and gets the error.
         with contextlib.suppress(HostError):
-            self.prepare()
+            self.prepare(*names)
 
     def _load(self, name: str) -> Loaded:
         with self._locks[name]:

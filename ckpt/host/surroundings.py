@@ -51,6 +51,8 @@ class ThreadPlace(msgspec.Struct, frozen=True):
     """False: by `se.exec_start`, whose clock stands still while the host takes the CPU."""
     regs: X86Regs
     """pt_regs of the entry into the kernel; fs_base, gs_base and data segments are 0."""
+    has_all_regs: bool
+    """False: only the call, its arguments, rip and rsp are known (without BPF)."""
     kernel_stack: tuple[str, ...]
     """`function+0x1f`, innermost first."""
 
@@ -106,6 +108,7 @@ def decode_places(buffer: bytes, symbols: Symbols, yielded_ns: int) -> Iterator[
             off_cpu_ns,
             is_exact,
             X86Regs(*words, *_BESIDE_PT_REGS),
+            True,
             tuple(name for frame in frames if (name := symbols.place_at(frame))),
         )
 
