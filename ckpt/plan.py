@@ -6,7 +6,9 @@ A pure function: no I/O, no clock. What cannot be restored is refused here, all 
 from __future__ import annotations
 
 import heapq
-from typing import TYPE_CHECKING, NamedTuple
+import re
+from collections import Counter
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ckpt.errors import Finding, PlanError
 from ckpt.objects import modules
@@ -24,10 +26,13 @@ class Plan(NamedTuple):
     warnings: tuple[Finding, ...]
     socket_fd: int
 
-    def runs(self) -> Iterator[tuple[Step, ...]]:
-        """Yield neighbouring tape steps of one thread together: each run is one tape."""
+    def runs(self, end: int | None = None) -> Iterator[tuple[Step, ...]]:
+        """Yield neighbouring tape steps of one thread together: each run is one tape.
+
+        Only the first `end` steps, if it is given.
+        """
         run: list[Step] = []
-        for step in self.steps:
+        for step in self.steps[:end]:
             if run and not (step.executor is Executor.TAPE and step.tid == run[0].tid):
                 yield tuple(run)
                 run = []
@@ -37,6 +42,65 @@ class Plan(NamedTuple):
                 run = []
         if run:
             yield tuple(run)
+
+
+COMMIT: Final = "commit"
+"""What comes behind the last step: the process is let go."""
+_MAX_NAME: Final = 40
+_NAME_ENDS: Final = re.compile(r"[:(]|(?:^|\s)b?['\"]")
+_NO_NAME: Final = re.compile(r"[^a-z0-9]+")
+
+
+def name_steps(steps: Sequence[Step]) -> list[str]:
+    """Return a name for each step, by which `restore --stop-at` knows it: plain, unique, no spaces.
+
+    It is made from `Step.why`; a thread's id (`@412`) and then a count (`.2`) make it unique.
+    """
+    plain = [_plain_name(step.why) for step in steps]
+    often = Counter(plain)
+    names = [
+        f"{name}@{step.tid}" if often[name] > 1 and step.tid else name
+        for name, step in zip(plain, steps, strict=True)
+    ]
+    often, seen = Counter(names), Counter[str]()
+    for index, name in enumerate(names):
+        seen[name] += 1
+        if often[name] > 1:
+            names[index] = f"{name}.{seen[name]}"
+    return names
+
+
+def _plain_name(why: str) -> str:
+    """Cut what a target has named (a path in quotes) and the details behind a colon."""
+    words = _NO_NAME.sub("-", _NAME_ENDS.split(why.lower())[0][: 2 * _MAX_NAME].replace("'", ""))
+    if len(words) > _MAX_NAME:
+        words = words[:_MAX_NAME].rpartition("-")[0]
+    return words.strip("-") or "step"
+
+
+def find_step(plan: Plan, text: str) -> int:
+    """Return the index of the step of this number (from 1) or name; `len(plan.steps)` is commit.
+
+    Raises:
+        PlanError: there is no such step; the hint names those that are meant perhaps.
+    """
+    names = [*name_steps(plan.steps), COMMIT]
+    if text.isascii() and text.isdecimal() and len(text) < 10 and 1 <= int(text) <= len(names):
+        return int(text) - 1
+    if text in names:
+        return names.index(text)
+    from difflib import get_close_matches
+
+    near = get_close_matches(text, names, 8, 0.4)
+    near += [name for name in names if name.partition("@")[0] == text and name not in near]
+    meant = f"did you mean {', '.join(near[:_MAX_NEAR])}? " if near else ""
+    raise PlanError(
+        f"no step {text!r} in the plan of this image ({len(names)} steps)",
+        hint=f"{meant}restore --dry-run prints every step's number and name",
+    )
+
+
+_MAX_NEAR: Final = 12
 
 
 def build_plan(records: Records, host: HostFacts, options: Options) -> Plan:

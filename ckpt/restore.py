@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import msgspec
 
-from ckpt.errors import Finding, HostError, RefusedError, RestoreError
+from ckpt.errors import Finding, HostError, PlanError, RefusedError, RestoreError
 from ckpt.host.probe import probe_host
 from ckpt.host.watch import Watch, released
 from ckpt.image.reader import open_image_file
@@ -15,7 +15,7 @@ from ckpt.image.source import invoking_uid
 from ckpt.objects import modules, record_types
 from ckpt.objects.base import Options, Records, raise_blockers
 from ckpt.objects.consistency import check_records
-from ckpt.plan import Plan, build_plan
+from ckpt.plan import COMMIT, Plan, build_plan, find_step, name_steps
 from ckpt.restorer import Restorer
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ckpt.host.facts import HostFacts
     from ckpt.host.watch import Report
     from ckpt.image.reader import ImageFile
-    from ckpt.objects.steps import Step
+    from ckpt.objects.steps import Call, Step
 
 
 class RestoreResult(NamedTuple):
@@ -35,11 +35,38 @@ class RestoreResult(NamedTuple):
     warnings: list[Finding]
 
 
+class HalfBuilt(NamedTuple):
+    """What `restore_until` left: a process that nobody traces, every thread of it stopped."""
+
+    pid: int
+    tids: list[int]
+    """The threads that exist already."""
+    number: int
+    """Of the first step that was not carried out, from 1."""
+    name: str
+    step: Step | None
+    """That step; None: only the commit was left."""
+    steps: int
+    """All of the plan."""
+    warnings: list[Finding]
+
+
+class CallLog(Protocol):
+    """Who wants to see every system call that a process is made to make while it is built."""
+
+    def begin(self, number: int, run: Sequence[Step]) -> None:
+        """Steps that are carried out together begin; the first of them has this number."""
+
+    def made(self, tid: int, call: Call, result: int | None) -> None:
+        """Thread `tid` made a call; `result` is raw rax, None where it does not come back."""
+
+
 def restore(
     path: str,
     options: Options | None = None,
     before_commit: Callable[[int], object] | None = None,
     report: Report | None = None,
+    call_log: CallLog | None = None,
 ) -> RestoreResult:
     """Restore the process of the image at `path`; it runs, as our child, when this returns.
 
@@ -50,23 +77,11 @@ def restore(
         CkptError: nothing of the process exists.
     """
     options = options or Options()
-    if os.geteuid() != 0:
-        raise HostError("only root can restore", hint="sudo ckpt-bpf restore")
+    _check_root()
     with Watch(report=report) as watch, open_image(path, options) as image:
-        watch.step(f"plan from {len(image.records)} records")
-        records = Records(image.records)
-        plan = make_plan(image, records, options)
-        with Restorer(image, records, plan) as restorer:
-            watch.step(f"create process {restorer.root_tid}")
-            restorer.start(detach=options.detach)
-            # Only now may there be a second thread of ours: `start` forks without libc's help.
-            with image.checking_pages() as pages:
-                for run in plan.runs():
-                    watch.step(describe_run(run))
-                    restorer.carry_out(run)
-                watch.step("wait for the check of all pages")
-                with released():
-                    pages.wait()
+        plan, restorer = _prepare(watch, image, options, call_log)
+        with restorer:
+            _build(watch, restorer, plan, options, call_log)
             if options.verify:
                 watch.step("capture again and compare")
                 _verify(image, restorer, options)
@@ -75,8 +90,87 @@ def restore(
             watch.step("commit")
             restorer.commit(options)
             watch.done()
-    root = records.processes[0]
+    root = restorer.records.processes[0]
     return RestoreResult(root.tgid, len(root.tids), list(plan.warnings))
+
+
+def restore_until(
+    path: str,
+    step: str,
+    options: Options | None = None,
+    report: Report | None = None,
+    call_log: CallLog | None = None,
+) -> HalfBuilt:
+    """Build the process of the image at `path` up to before `step`, and leave it stopped.
+
+    `step` is a number or name as `restore --dry-run` prints it, or `commit`. The process is
+    nobody's tracee, a child of init, in a process group other than ours, and has run no instruction
+    of its own; whoever lets it run (SIGCONT) gets what half a process does.
+
+    Raises:
+        PlanError: there is no such step.
+        CkptError: nothing of the process exists.
+    """
+    options = options or Options()
+    _check_root()
+    with Watch(report=report) as watch, open_image(path, options) as image:
+        plan, restorer = _prepare(watch, image, options, call_log)
+        end = find_step(plan, step)
+        if options.verify and end < len(plan.steps):
+            raise PlanError("only a whole process can be compared", hint="--stop-at commit")
+        with restorer:
+            _build(watch, restorer, plan, options, call_log, end)
+            if options.verify:
+                watch.step("capture again and compare")
+                _verify(image, restorer, options)
+            watch.step("leave it stopped")
+            tids = restorer.leave_stopped()
+            watch.done()
+    names = [*name_steps(plan.steps), COMMIT]
+    following = plan.steps[end] if end < len(plan.steps) else None
+    pid, warnings = restorer.root_tid, list(plan.warnings)
+    return HalfBuilt(pid, tids, end + 1, names[end], following, len(plan.steps), warnings)
+
+
+def _check_root() -> None:
+    if os.geteuid() != 0:
+        raise HostError("only root can restore", hint="sudo ckpt-bpf restore")
+
+
+def _prepare(
+    watch: Watch, image: ImageFile, options: Options, call_log: CallLog | None
+) -> tuple[Plan, Restorer]:
+    watch.step(f"plan from {len(image.records)} records")
+    records = Records(image.records)
+    plan = make_plan(image, records, options)
+    return plan, Restorer(image, records, plan, call_log.made if call_log else None)
+
+
+def _build(
+    watch: Watch,
+    restorer: Restorer,
+    plan: Plan,
+    options: Options,
+    call_log: CallLog | None,
+    end: int | None = None,
+) -> None:
+    """Create the process and carry out its steps, all or the first `end`; pages are good then."""
+    watch.step(f"create process {restorer.root_tid}")
+    if call_log is not None:
+        call_log.begin(0, ())
+    restorer.start(detach=options.detach, apart=end is not None)
+    # Only now may there be a second thread of ours: `start` forks without libc's help.
+    with restorer.image.checking_pages() as pages:
+        number = 1
+        for run in plan.runs(end):
+            watch.step(describe_run(run))
+            if call_log is not None:
+                call_log.begin(number, run)
+            restorer.carry_out(run)
+            number += len(run)
+        watch.step("wait for the check of all pages")
+        with released():
+            pages.wait()
 
 
 def describe_run(run: Sequence[Step]) -> str:

@@ -19,13 +19,13 @@ from ckpt.arch.x86_64 import machine_code
 from ckpt.arch.x86_64.regs import X86Regs, encode_regs, parse_regs, signed, unsigned
 from ckpt.arch.x86_64.restart import Kind
 from ckpt.errors import CkptError, RestoreError
-from ckpt.host import ptrace, seed, trap
+from ckpt.host import ptrace, seed, standstill, trap
 from ckpt.host.clocks import clocks_ahead
 from ckpt.host.watch import held
 from ckpt.objects import modules
 from ckpt.objects.interrupted import final_regs
 from ckpt.objects.maps_text import MapsLine, parse_maps
-from ckpt.objects.steps import Call, Executor, Step
+from ckpt.objects.steps import Blob, Call, Entry, Executor, Expect, Step
 from ckpt.objects.task import ThreadRecord
 from ckpt.tape import CODE_BYTES, DATA_BYTES, REGION_BYTES, Player, assemble, describe_call
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from ckpt.image.reader import ImageFile
     from ckpt.objects.base import Options, Record, Records
     from ckpt.plan import Plan
+    from ckpt.tape import OnCall
 
 _SYS_MUNMAP, _SYS_DUP3, _SYS_CLOSE_RANGE, _SYS_EXIT = 11, 292, 436, 60
 _PAGE = 4096
@@ -49,10 +50,57 @@ _ALL_SIGNALS = (1 << 64) - 1
 _ARGUMENTS = ("rdi", "rsi", "rdx", "r10", "r8", "r9")
 
 
+EXIT_CALL = Call(_SYS_EXIT, (0,), expect=Expect.ANY)
+"""How a main thread ends that its process had outlived."""
+
+
+def unmap_call(region: int) -> Call:
+    """Return the call that unmaps the tape region."""
+    return Call(_SYS_MUNMAP, (region, REGION_BYTES))
+
+
+def used_ranges(records: Records) -> list[tuple[int, int]]:
+    """Return the half-open spans of addresses that the target uses, by address."""
+    return sorted(
+        span
+        for module in modules()
+        if hasattr(module, "used_ranges")
+        for span in module.used_ranges(records)
+    )
+
+
+def find_region(used: Sequence[tuple[int, int]]) -> int:
+    """Return where the tape goes: the first place with room for it and the seed's page."""
+    return find_free(REGION_BYTES + _PAGE, used)
+
+
+def find_free(size: int, used: Sequence[tuple[int, int]]) -> int:
+    """Return the first address where `size` bytes are in none of the spans, which are sorted.
+
+    Raises:
+        RestoreError: there is none.
+    """
+    start = _LOWEST
+    for low, high in used:
+        if low - start >= size:
+            return start
+        start = max(start, high)
+    if _HIGHEST - start >= size:
+        return start
+    raise RestoreError("the target leaves no room in its address space for the tape")
+
+
+def _ignore_call(_tid: int, _call: Call, _result: int | None) -> None:
+    pass
+
+
 class Restorer:
     """One process being restored."""
 
-    def __init__(self, image: ImageFile, records: Records, plan: Plan) -> None:
+    def __init__(
+        self, image: ImageFile, records: Records, plan: Plan, on_call: OnCall | None = None
+    ) -> None:
+        """`on_call` is told every system call that the process is made to make."""
         self.image = image
         self.image_fd = image.fd
         self.records = records
@@ -66,13 +114,9 @@ class Restorer:
         self._results: dict[int, int] = {}
         self._clock_goal_ns: int | None = None
         self._clock_ahead_ns: int | None = None
-        self._used = sorted(
-            span
-            for module in modules()
-            if hasattr(module, "used_ranges")
-            for span in module.used_ranges(records)
-        )
+        self._used = used_ranges(records)
         self._traced: list[int] = []
+        self._on_call = on_call or _ignore_call
 
     def __enter__(self) -> Restorer:
         return self
@@ -100,25 +144,27 @@ class Restorer:
 
     # Creation
 
-    def start(self, *, detach: bool = False) -> None:
+    def start(self, *, detach: bool = False, apart: bool = False) -> None:
         """Create the root task, with its pid, and give it a tape and a socket to us.
 
         With `detach` it must not notice our end: no child of ours if that would send it a signal.
+        `apart`: it must stay stopped behind our end, of which the kernel makes SIGCONT for a
+        stopped process group that nobody of its session looks after (`kill_orphaned_pgrp`).
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket = ours
-        region = self._find_free(REGION_BYTES + _PAGE, self._used)
+        region = find_region(self._used)
         page = region + REGION_BYTES
         with theirs, held():
-            orphan = detach and self._notices_parent()
-            seed.spawn_seed(self.root_tid, page, theirs.fileno(), orphan=orphan)
+            orphan = apart or (detach and self._notices_parent())
+            seed.spawn_seed(self.root_tid, page, theirs.fileno(), orphan=orphan, apart=apart)
             # Only now: somebody else who has the pid must not be killed in our clean-up.
             self._traced.append(self.root_tid)
             received = theirs.fileno()
         ptrace.set_sigmask(self.root_tid, _ALL_SIGNALS)
         template = ptrace.get_regset(self.root_tid, ptrace.NT_PRSTATUS, 216)
         seed.map_region(self.root_tid, page, region, CODE_BYTES, DATA_BYTES)
-        self._player = Player(self.root_tid, region, template)
+        self._player = Player(self.root_tid, region, template, self._on_call)
         self._player.write_code()
         self._leave_only_tape(received)
 
@@ -157,18 +203,7 @@ class Restorer:
     def find_hole(self, size: int) -> int:
         """Return an address where neither the target nor the task has anything."""
         now = [(line.start, line.end) for line in self.read_maps(self.root_tid)]
-        return self._find_free(size, sorted([*self._used, *now]))
-
-    @staticmethod
-    def _find_free(size: int, used: Sequence[tuple[int, int]]) -> int:
-        start = _LOWEST
-        for low, high in used:
-            if low - start >= size:
-                return start
-            start = max(start, high)
-        if _HIGHEST - start >= size:
-            return start
-        raise RestoreError("the target leaves no room in its address space for the tape")
+        return find_free(size, sorted([*self._used, *now]))
 
     def page_extents(self, ref: int) -> tuple[Any, int]:
         """Return (array('Q') of address, length pairs; file offset of the first byte)."""
@@ -239,6 +274,9 @@ class Restorer:
             player.write_memory(rmtp, stored)
         after = parse_regs(ptrace.get_regset(tid, ptrace.NT_PRSTATUS, 216))
         self._results[tid] = signed(after.rax)
+        made = [Blob(content) if content and arg == player.data else arg for arg in args]
+        entry = Entry.INT80 if int80 else Entry.SYSCALL
+        self._on_call(tid, Call(call.nr, tuple(made), entry=entry), signed(after.rax))
 
     def park(self, tid: int, regs: X86Regs) -> None:
         """Load final registers into a thread, in the trap."""
@@ -272,6 +310,7 @@ class Restorer:
             trap.enter_call(tid, player.regs_for(address, rax=entry.nr, **loaded))
             trap.finish_call(tid)
             after = parse_regs(ptrace.get_regset(tid, ptrace.NT_PRSTATUS, 216))
+            self._on_call(tid, call, signed(after.rax))
             if signed(after.rax) != call.value:
                 raise RestoreError(
                     f"{why}: {describe_call(call)} returned {signed(after.rax)}",
@@ -295,6 +334,7 @@ class Restorer:
         trap.enter_call(tid, regs)
         trap.finish_call(tid)
         after = parse_regs(ptrace.get_regset(tid, ptrace.NT_PRSTATUS, 216))
+        self._on_call(tid, unmap_call(player.region), signed(after.rax))
         if after.rax:
             raise RestoreError("the tape cannot be unmapped", errno=-signed(after.rax))
 
@@ -306,6 +346,7 @@ class Restorer:
         )
         ptrace.resume(tid)
         self._traced.remove(tid)
+        self._on_call(tid, EXIT_CALL, None)
 
     # The plan
 
@@ -353,6 +394,20 @@ class Restorer:
                 pass
         finally:
             os.close(pidfd)
+
+    def leave_stopped(self) -> list[int]:
+        """Let go of what exists so far, stopped as by SIGSTOP, for a debugger; return its threads.
+
+        Nobody kills it when we end, and it has run no instruction of its own. What was changed
+        outside of it (a terminal's mode) is taken back by `__exit__`.
+
+        Raises:
+            RestoreError: it did not come to rest, and is gone.
+        """
+        with held():
+            tids, self._traced = self._traced, []
+            standstill.leave_standing(self.root_tid, tids)
+        return tids
 
     def _reentries(self) -> Iterator[reissue.Reentry]:
         """Yield the calls that are made again for the time that they had left."""

@@ -19,7 +19,10 @@ from ckpt.host import ptrace
 from ckpt.objects.steps import Blob, Call, Entry, Expect, Scratch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+
+    OnCall = Callable[[int, Call, int | None], object]
+    """(tid, call, its result: raw rax, None where it does not come back), behind each call."""
 
 CODE_BYTES: Final = 4096
 DATA_BYTES: Final = 512 * 1024
@@ -150,13 +153,16 @@ class Player:
     `born` collects the tids of the threads that tapes create; each has stopped by then.
     """
 
-    def __init__(self, tgid: int, region: int, template: bytes) -> None:
+    def __init__(
+        self, tgid: int, region: int, template: bytes, on_call: OnCall | None = None
+    ) -> None:
         self.tgid = tgid
         self.region = region
         self.data = region + CODE_BYTES
         self._template = list(_REGS.unpack(template))
         self._memory = os.open(f"/proc/{tgid}/mem", os.O_RDWR | os.O_CLOEXEC)
         self.born: set[int] = set()
+        self._on_call = on_call
 
     def close(self) -> None:
         """Close our handle on the target's memory."""
@@ -207,13 +213,20 @@ class Player:
         entries = os.pread(self._memory, end - self.data, self.data)
         results = machine_code.parse_results(entries)
         if after[_RIP] == self.region + machine_code.TAPE_END + 1:
+            self._tell(tid, chunk.calls, results)
             return results
         index = (after[_R12] - self.data) // machine_code.ENTRY_SIZE
         if after[_RIP] != self.region + machine_code.TAPE_MISMATCH + 1 or not (
             0 <= index < len(chunk.calls)
         ):
             raise RestoreError(f"{why}: the tape stopped at {after[_RIP]:#x}", where=f"tid {tid}")
+        self._tell(tid, chunk.calls[: index + 1], results)
         raise _mismatch(tid, why, chunk.calls[index], results[index])
+
+    def _tell(self, tid: int, calls: Sequence[Call], results: Sequence[int]) -> None:
+        if self._on_call is not None:
+            for call, result in zip(calls, results, strict=False):
+                self._on_call(tid, call, result)
 
     def _wait_trap(self, tid: int, why: str) -> None:
         """Wait until `tid` traps; threads that it creates meanwhile are waited for as well."""

@@ -13,11 +13,16 @@ from ckpt.errors import CkptError
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
+    from ckpt.debug.call_log import CallWriter
     from ckpt.debug.report import Reporter
-    from ckpt.objects.base import Options
-    from ckpt.restore import RestoreResult
+    from ckpt.debug.tape_actions import Facts
+    from ckpt.errors import Finding
+    from ckpt.image.reader import ImageFile
+    from ckpt.objects.base import Options, Records
+    from ckpt.plan import Plan
+    from ckpt.restore import HalfBuilt, RestoreResult
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +30,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("image", nargs="?", metavar="FILE", help="image, - for stdin")
     parser.add_argument("--detach", action="store_true", help="leave the process to init")
     parser.add_argument("--pidfile", metavar="FILE", help="write its pid to FILE")
-    parser.add_argument("--dry-run", action="store_true", help="print the plan only")
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument(
+        "--dry-run", action="store_true", help="print the steps and their system calls only"
+    )
+    only.add_argument(
+        "--stop-at",
+        metavar="STEP",
+        help="build it up to before STEP (number or name) and leave it stopped, for a debugger",
+    )
+    parser.add_argument("--call-log", metavar="FILE", help="write its system calls to FILE")
     parser.add_argument("--verify", action="store_true", help="capture again and compare")
     parser.add_argument("--stopped", action="store_true", help="leave it stopped (SIGSTOP)")
     parser.add_argument("--no-timens", action="store_true", help="let clocks show the pause")
@@ -51,14 +65,27 @@ def run(args: argparse.Namespace, report: Reporter) -> int:
     path = args.image or _newest_image()
     if args.dry_run:
         return _dry_run(args, path, options)
-    if args.detach:
-        _report_restored(args, path, restore(path, options, _pidfile_writer(args), report), report)
-        return 0
-    return _restore_and_stay(args, path, options, report)
+    with ExitStack() as stack:
+        log: CallWriter | None = None
+        if args.call_log is not None:
+            from ckpt.debug.call_log import CallWriter
+
+            log = stack.enter_context(CallWriter(args.call_log))
+        if args.stop_at is not None:
+            return _stop_at(args, path, options, report, log)
+        if args.detach:
+            result = restore(path, options, _pidfile_writer(args), report, log)
+            _report_restored(args, path, result, report)
+            return 0
+        return _restore_and_stay(args, path, options, report, log)
 
 
 def _restore_and_stay(
-    args: argparse.Namespace, path: str, options: Options, report: Reporter
+    args: argparse.Namespace,
+    path: str,
+    options: Options,
+    report: Reporter,
+    log: CallWriter | None,
 ) -> int:
     from ckpt.host.terminal import Attendant, end_like
     from ckpt.restore import restore
@@ -70,7 +97,7 @@ def _restore_and_stay(
             _pidfile_writer(args)(pid)
             attendants.append(stack.enter_context(Attendant(pid)))
 
-        _report_restored(args, path, restore(path, options, before_commit, report), report)
+        _report_restored(args, path, restore(path, options, before_commit, report, log), report)
         status = attendants[0].wait()
     sys.stdout.flush()
     end_like(status)
@@ -108,28 +135,98 @@ def _newest_image() -> str:
     return newest
 
 
+def _stop_at(
+    args: argparse.Namespace,
+    path: str,
+    options: Options,
+    report: Reporter,
+    log: CallWriter | None,
+) -> int:
+    from ckpt.restore import restore_until
+
+    half = restore_until(path, args.stop_at, options, report, log)
+    print_warnings(half.warnings, report)
+    if args.pidfile:
+        _write_pidfile(args.pidfile, half.pid)
+    for line in _stopped_json(half, path) if args.json else _stopped_lines(half, path):
+        print(line)
+    return 0
+
+
+def _stopped_lines(half: HalfBuilt, path: str) -> Iterator[str]:
+    from ckpt.debug.plan_text import describe_executor, describe_step
+
+    number, name, step = half.number, half.name, half.step
+    what = "" if step is None else f" ({describe_executor(step)}): {describe_step(step)}"
+    yield escape(f"process {half.pid} is half built, from {path}, and stopped")
+    yield f"next: step {number} of {half.steps + 1}, {name}{what}"
+    yield f"threads: {' '.join(map(str, half.tids))}"
+    yield f"look: gdb -p {half.pid}"
+    yield f"end it: kill -9 {half.pid}"
+    yield "do not continue it (SIGCONT): what would run is no program yet"
+
+
+def _stopped_json(half: HalfBuilt, path: str) -> Iterator[str]:
+    from ckpt.debug.plan_text import step_json
+
+    following = step_json(half.number, half.name, half.step)
+    warnings = [str(finding) for finding in half.warnings]
+    plain = {"pid": half.pid, "tids": half.tids, "image": path, "steps": half.steps + 1}
+    yield to_json({**plain, "next": following, "warnings": warnings})
+
+
 def _dry_run(args: argparse.Namespace, path: str, options: Options) -> int:
-    from ckpt.debug.calls import describe_calls
-    from ckpt.debug.plan_text import plan_json, plan_lines
-    from ckpt.debug.symbols import AddressSpace
     from ckpt.objects.base import Records, raise_blockers
-    from ckpt.restore import find_obstacles, open_image, plan_here
+    from ckpt.restore import find_obstacles, open_image
 
     with open_image(path, options) as image:
         records = Records(image.records)
-        plan = plan_here(image, records, options)
-        with AddressSpace(image, records) as space:
-            calls = list(describe_calls(records, space))
         found = find_obstacles(records, options)
-    if args.json:
-        threads = [call.plain() for call in calls]
-        warnings = [str(finding) for finding in (*found, *plan.warnings)]
-        plain = {"threads": threads, "steps": list(plan_json(plan)), "warnings": warnings}
-        print(to_json({"pid": records.processes[0].tgid, **plain}))
-    else:
-        for call in calls:
-            print(f"{call.line()}; {call.instruction}")
-        for line in plan_lines(plan):
+        lines = _plan_json if args.json else _plan_lines
+        for line in lines(image, records, options, found):
             print(line)
     raise_blockers(found, "cannot be restored here")
     return 0
+
+
+def _plan_lines(
+    image: ImageFile, records: Records, options: Options, _found: list[Finding]
+) -> Iterator[str]:
+    from ckpt.debug.calls import describe_calls
+    from ckpt.debug.plan_text import plan_lines
+    from ckpt.debug.symbols import AddressSpace
+    from ckpt.debug.tape_text import TapeText
+    from ckpt.restore import plan_here
+
+    plan = plan_here(image, records, options)
+    with AddressSpace(image, records) as space:
+        for call in describe_calls(records, space):
+            yield f"{call.line()}; {call.instruction}"
+        yield from plan_lines(plan, TapeText(space.locate), _facts(image, records, plan))
+
+
+def _plan_json(
+    image: ImageFile, records: Records, options: Options, found: list[Finding]
+) -> Iterator[str]:
+    from ckpt.debug.calls import describe_calls
+    from ckpt.debug.plan_text import plan_json
+    from ckpt.debug.symbols import AddressSpace
+    from ckpt.debug.tape_text import TapeText
+    from ckpt.restore import plan_here
+
+    plan = plan_here(image, records, options)
+    with AddressSpace(image, records) as space:
+        threads = [call.plain() for call in describe_calls(records, space)]
+        facts = _facts(image, records, plan)
+        steps = list(plan_json(plan, TapeText(space.locate), facts))
+    warnings = [str(finding) for finding in (*found, *plan.warnings)]
+    plain = {"threads": threads, "steps": steps, "warnings": warnings}
+    yield to_json({"pid": records.processes[0].tgid, **plain})
+
+
+def _facts(image: ImageFile, records: Records, plan: Plan) -> Facts:
+    from ckpt.debug.tape_actions import Facts
+    from ckpt.restorer import find_region, used_ranges
+
+    tgid = records.processes[0].tgid
+    return Facts(image, tgid, plan.socket_fd, find_region(used_ranges(records)))

@@ -69,11 +69,14 @@ def _parse_mapping(line: str) -> Mapping:
     return Mapping(int(start, 16), int(end, 16), fields[5].strip() if len(fields) > 5 else "")
 
 
-def spawn_seed(pid: int, address: int, keep_fd: int, *, orphan: bool = False) -> None:
+def spawn_seed(
+    pid: int, address: int, keep_fd: int, *, orphan: bool = False, apart: bool = False
+) -> None:
     """Create process `pid` from us and exec the seed in it; it is stopped at its first trap.
 
     `address` is where the seed's page goes; `keep_fd` is inherited across the exec. An `orphan` is
-    a child of init from the beginning, so that our end sends it no parent-death signal.
+    a child of init from the beginning, so that our end sends it no parent-death signal. One that
+    is `apart` as well is in a process group other than ours, which it does not lead.
 
     Raises:
         RestoreError: the pid is taken (EEXIST) or may not be chosen.
@@ -82,8 +85,8 @@ def spawn_seed(pid: int, address: int, keep_fd: int, *, orphan: bool = False) ->
     gate_read, gate_write = os.pipe()
     try:
         os.write(image_fd, machine_code.build_seed(address))
-        clone = _clone_orphan if orphan else _clone_with_pid
-        child = clone(pid, image_fd, gate_read, gate_write, keep_fd)
+        fds = image_fd, gate_read, gate_write, keep_fd
+        child = _clone_orphan(pid, *fds, apart=apart) if orphan else _clone_with_pid(pid, *fds)
         try:
             ptrace.seize(child, int(OPTIONS))
             os.write(gate_write, b"g")
@@ -129,7 +132,9 @@ def _clone_with_pid(pid: int, image_fd: int, gate_read: int, gate_write: int, ke
     return result
 
 
-def _clone_orphan(pid: int, image_fd: int, gate_read: int, gate_write: int, keep: int) -> int:
+def _clone_orphan(
+    pid: int, image_fd: int, gate_read: int, gate_write: int, keep: int, *, apart: bool
+) -> int:
     """Clone from a process between that ends at once, and that has not itself taken the pid."""
     status = _EX_RETRY
     while status == _EX_RETRY:
@@ -139,6 +144,8 @@ def _clone_orphan(pid: int, image_fd: int, gate_read: int, gate_write: int, keep
             try:
                 if os.getpid() == pid:
                     os._exit(_EX_RETRY)
+                if apart:
+                    os.setpgid(0, 0)
                 _clone_with_pid(pid, image_fd, gate_read, gate_write, keep)
                 status = 0
             except RestoreError as error:

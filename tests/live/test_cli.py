@@ -163,7 +163,9 @@ def test_verify_and_dry_run(ticker: Ticker) -> None:
     for tid in ticker.shape.tids:
         assert re.search(rf"^thread {tid} \(ticker\): \w+: \w+", said, re.M)
     assert re.search(r"^plan: \d+ steps, \d+ system calls on \d+ tapes$", said, re.M)
-    assert re.search(r"^ +mmap\(0x[0-9a-f]+, 0x1000, 3, ", said, re.M)
+    assert re.search(
+        rf"^\[tid {ticker.pid}\] mmap\(0x\S+ \(heap\), \d+, PROT_READ\|PROT_WRITE, ", said, re.M
+    )
     assert "load registers, rip 0x" in said
     plain = json.loads(good("restore", image, "--dry-run", "--json").stdout)
     assert plain["pid"] == ticker.pid

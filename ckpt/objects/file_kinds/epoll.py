@@ -54,9 +54,9 @@ KCMP_EPOLL_TFD: Final = 7
 F_DUPFD: Final = 0
 _EVENT: Final = struct.Struct("<IQ")
 """struct epoll_event, packed on x86_64, 12 bytes."""
-_EVENTS: Final = 1024
+MAX_EVENTS: Final = 1024
 """Taken by one epoll_wait."""
-_ANY_READINESS: Final = select.EPOLLIN | select.EPOLLOUT | select.EPOLLPRI | select.EPOLLRDHUP
+ANY_READINESS: Final = select.EPOLLIN | select.EPOLLOUT | select.EPOLLPRI | select.EPOLLRDHUP
 _DEEPEST: Final = 5
 """EP_MAX_NESTS + 1, fs/eventpoll.c, 6.18."""
 _FOPS: Final = "eventpoll_fops"
@@ -240,8 +240,8 @@ class AddWatches:
             fd = self.placed.numbers[record.ref][0]
             quiet = [watch for watch in record.watches if watch.is_quiet and not is_spent(watch)]
             self._add(restorer, fd, quiet)
-            for _ in range(0, len(quiet), _EVENTS):
-                restorer.play(self.placed.tgid, [_take_call(fd, min(len(quiet), _EVENTS))])
+            for _ in range(0, len(quiet), MAX_EVENTS):
+                restorer.play(self.placed.tgid, [_take_call(fd, min(len(quiet), MAX_EVENTS))])
             for watch in record.watches:
                 if is_spent(watch):
                     self._add_spent(restorer, fd, watch)
@@ -267,7 +267,7 @@ class AddWatches:
         A muted one still reports errors and hangups, which the kernel adds to every watch.
         """
         tid = self.placed.tgid
-        bait = watch.events | _ANY_READINESS
+        bait = watch.events | ANY_READINESS
         restorer.play(tid, list(add_calls(epoll_fd, watch, bait, self.placed)))
         taken = restorer.play(tid, [_take_call(epoll_fd, 1)])[0]
         if not taken:
