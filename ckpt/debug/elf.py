@@ -12,9 +12,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ckpt.debug.text import escape_bytes
+from ckpt.objects.mapped_files import read_build_id
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 _MAX_TABLE_BYTES: Final = 32 << 20
 _MAX_SECTIONS: Final = 4096
@@ -23,6 +24,8 @@ _MAX_ALIASES: Final = 16
 _MAX_UNSIZED_BYTES: Final = 4096
 """What a label without a size (assembly) covers at most."""
 _PAGE: Final = 4096
+_DEBUG_FOLDER: Final = "/usr/lib/debug/.build-id"
+_MIN_BUILD_ID, _MAX_BUILD_ID = 2, 64
 _SYMBOL: Final = struct.Struct("<IBBHQQ")
 """Elf64_Sym, `include/uapi/linux/elf.h`."""
 _FUNCTIONS: Final = frozenset((2, 10))
@@ -63,11 +66,12 @@ class ElfSymbols:
         """Start and end of `.eh_frame_hdr`, as the file says."""
         self._fd = fd
         self._budget = budget
+        self._section_ends: dict[int, int] = {}
         with open(os.dup(fd), "rb") as stream:
             elf = ELFFile(stream)
             self._read_segments(elf)
-            self._names, table = self._read_tables(elf)
-        self._symbols = sorted(_parse_symbols(table))
+            self._names, table = self._read_tables(elf, fd)
+        self._symbols = _measure(sorted(_parse_symbols(table)), self._section_ends)
         self._values = [symbol.value for symbol in self._symbols]
 
     def _read_segments(self, elf: Any) -> None:
@@ -80,24 +84,49 @@ class ElfSymbols:
             elif segment["p_type"] == "PT_GNU_EH_FRAME":
                 self.unwind_table = address, address + size
 
-    def _read_tables(self, elf: Any) -> tuple[bytes, bytes]:
-        """Return string table and symbol table: the full one, or that of dynamic linking."""
+    def _read_tables(self, elf: Any, fd: int, *, follow: bool = True) -> tuple[bytes, bytes]:
+        """Return string table and symbol table: the full one, or that of dynamic linking.
+
+        `follow`: the full one may be in a file of its own.
+        """
         found: dict[str, Any] = {}
         for index in range(min(elf.num_sections(), _MAX_SECTIONS)):
             section = elf.get_section(index)
             found.setdefault(section["sh_type"], section)
-        section = found.get("SHT_SYMTAB") or found.get("SHT_DYNSYM")
+            self._section_ends[section["sh_addr"]] = section["sh_addr"] + section["sh_size"]
+        section = found.get("SHT_SYMTAB")
+        if section is None:
+            tables = self._read_debug_file() if follow else (b"", b"")
+            if tables[1]:
+                return tables
+            section = found.get("SHT_DYNSYM")
         if section is None:
             return b"", b""
         strings = elf.get_section(section["sh_link"])
-        return self._read(strings), self._read(section)
+        return self._read(strings, fd), self._read(section, fd)
 
-    def _read(self, section: Any) -> bytes:
+    def _read_debug_file(self) -> tuple[bytes, bytes]:
+        """Return the tables that were taken off a file and installed beside it, by its build-id."""
+        from elftools.elf.elffile import ELFFile
+
+        build_id = read_build_id(self._fd)
+        if not _MIN_BUILD_ID <= len(build_id) <= _MAX_BUILD_ID:
+            return b"", b""
+        path = f"{_DEBUG_FOLDER}/{build_id[:1].hex()}/{build_id[1:].hex()}.debug"
+        try:
+            with open(path, "rb") as stream:
+                if read_build_id(stream.fileno()) == build_id:
+                    return self._read_tables(ELFFile(stream), stream.fileno(), follow=False)
+        except OSError:
+            pass  # It is not installed: the names of dynamic linking must do.
+        return b"", b""
+
+    def _read(self, section: Any, fd: int) -> bytes:
         size = section["sh_size"]
         if size > min(_MAX_TABLE_BYTES, self._budget - self.read_bytes):
             return b""
         self.read_bytes += size
-        return os.pread(self._fd, size, section["sh_offset"])
+        return os.pread(fd, size, section["sh_offset"])
 
     @property
     def first_load(self) -> tuple[int, int] | None:
@@ -140,26 +169,19 @@ class ElfSymbols:
         for at in range(index, max(index - _MAX_ALIASES, -1), -1):
             symbol = self._symbols[at]
             # A thread that waits in a call stands behind its last byte if the call ends it.
-            room = symbol.size if symbol.size else self._unsized_bytes(at)
-            if address - symbol.value <= room:
+            if address - symbol.value <= symbol.size:
                 return symbol
         return None
 
-    def _unsized_bytes(self, index: int) -> int:
-        """Return how far a label reaches: to the next symbol."""
-        value = self._values[index]
-        after = bisect_right(self._values, value)
-        room = self._values[after] - value - 1 if after < len(self._values) else 0
-        return min(room, _MAX_UNSIZED_BYTES)
-
     def name_of(self, symbol: Symbol) -> str:
         """Return a symbol's name, of several the one with the fewest underscores in front."""
-        names = [name for name in self._aliases(symbol) if name]
+        names = [name for name in self.aliases(symbol) if name]
         if not names:
             return ""
         return min(names, key=lambda name: (len(name) - len(name.lstrip("_")), len(name), name))
 
-    def _aliases(self, symbol: Symbol) -> Iterator[str]:
+    def aliases(self, symbol: Symbol) -> Iterator[str]:
+        """Yield every name of what stands there, as safe text."""
         index = bisect_right(self._values, symbol.value) - 1
         for at in range(index, max(index - _MAX_ALIASES, -1), -1):
             other = self._symbols[at]
@@ -170,7 +192,7 @@ class ElfSymbols:
 
     def _name_at(self, offset: int) -> str:
         end = self._names.find(b"\0", offset, offset + _MAX_NAME)
-        return escape_bytes(self._names[offset:end]) if end > 0 else ""
+        return escape_bytes(_bare(self._names[offset:end])) if end > 0 else ""
 
     def find_name(self, name: str) -> Symbol | None:
         """Return the symbol of this name, the largest if several have it."""
@@ -183,9 +205,14 @@ class ElfSymbols:
         for at, symbol in enumerate(self._symbols):
             end = self._names.find(b"\0", symbol.name_at, symbol.name_at + _MAX_NAME)
             if end > symbol.name_at:
-                name = self._names[symbol.name_at : end]
+                name = _bare(self._names[symbol.name_at : end])
                 found.setdefault(name, []).append(at)
         return found
+
+
+def _bare(name: bytes) -> bytes:
+    """Return a name without its version: `read` of `read@@GLIBC_2.2.5`."""
+    return name.partition(b"@")[0]
 
 
 def _parse_symbols(table: bytes) -> Iterator[Symbol]:
@@ -194,6 +221,22 @@ def _parse_symbols(table: bytes) -> Iterator[Symbol]:
         kind = info & 15
         if 0 < section < _SHN_ABS and name_at and kind in _NAMED_TYPES:
             yield Symbol(value, size, name_at, kind in _FUNCTIONS)
+
+
+def _measure(symbols: list[Symbol], section_ends: Mapping[int, int]) -> list[Symbol]:
+    """Give labels without a size one: up to the next symbol, within their section."""
+    starts = sorted(start for start in section_ends if start)
+    following = 0
+    for index in range(len(symbols) - 1, -1, -1):
+        symbol = symbols[index]
+        if not symbol.size and following:
+            at = bisect_right(starts, symbol.value) - 1
+            end = min(following, section_ends[starts[at]]) if at >= 0 else 0
+            size = min(max(end - symbol.value - 1, 0), _MAX_UNSIZED_BYTES)
+            symbols[index] = symbol._replace(size=size)
+        if not index or symbols[index - 1].value != symbol.value:
+            following = symbol.value
+    return symbols
 
 
 def read_symbols(fd: int, budget: int) -> ElfSymbols | None:

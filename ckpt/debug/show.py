@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import json
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from ckpt.debug.calls import describe_thread
 from ckpt.debug.render import record_lines, render, render_bytes, title, to_plain
+from ckpt.debug.show_blocks import Block, block_lines, list_parts
+from ckpt.debug.show_maps import area_notes, permissions
 from ckpt.debug.symbols import AddressSpace
 from ckpt.debug.text import escape, escape_bytes
+from ckpt.objects import record_types
 from ckpt.objects.areas import AreasRecord
 from ckpt.objects.base import Records
 from ckpt.objects.task import ThreadRecord
-from ckpt.objects.vma_flags import Vm, name_flags
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,18 +30,39 @@ if TYPE_CHECKING:
     from ckpt.objects.areas import Area
     from ckpt.objects.base import Record
 
-_PROT: Final = Vm.READ | Vm.WRITE | Vm.EXEC | Vm.SHARED
-_USUAL: Final = Vm.MAYREAD | Vm.MAYWRITE | Vm.MAYEXEC | Vm.MAYSHARE | Vm.ACCOUNT
-
 
 def show_lines(image: ImageFile) -> Iterator[str]:
     """Yield the image as lines for people."""
-    yield from _header_lines(image)
+    yield from block_lines(record_blocks(image))
+
+
+def record_blocks(image: ImageFile, section: str = "") -> Iterator[Block]:
+    """Yield a block a record, the image's own facts before them; with `section` only its records.
+
+    `section` is the name of a kind of record, or what stands before the dot of several
+    (`file` of `file.pipe` and its like).
+    """
     records = Records(image.records)
+    if not section:
+        lines = list(_header_lines(image))
+        yield Block(lines[0], lines[1:], plain_header(image))
     with AddressSpace(image, records) as space:
         for record in records:
-            yield ""
-            yield from _lines_of(record, space)
+            if not section or is_in_section(record, section):
+                lines = list(_lines_of(record, space))
+                yield Block(lines[0], lines[1:], to_plain(record))
+
+
+def is_in_section(record: Record, section: str) -> bool:
+    """Tell whether a record is of the kind `section`."""
+    tag = str(record.__struct_config__.tag)
+    return section in (tag, tag.partition(".")[0])
+
+
+def section_names() -> list[str]:
+    """Return the name of every kind of record that an image may hold."""
+    tags = {str(kind.__struct_config__.tag) for kind in record_types()}
+    return sorted(tags | {tag.partition(".")[0] for tag in tags})
 
 
 def _header_lines(image: ImageFile) -> Iterator[str]:
@@ -102,21 +125,13 @@ def _area_lines(record: AreasRecord) -> Iterator[str]:
 
 
 def _area_line(area: Area, record: AreasRecord) -> str:
-    flags = area.flags
-    prot = "".join(
-        letter if flags & bit else "-"
-        for letter, bit in (("r", Vm.READ), ("w", Vm.WRITE), ("x", Vm.EXEC))
-    )
-    sharing = "s" if flags & Vm.MAYSHARE else "p"
     name = escape_bytes(area.special or area.anon_name)
     if 0 <= area.file < len(record.files):
         name = escape(record.files[area.file].path)
-    more = name_flags(flags & ~(_PROT | _USUAL))
-    more += [f"pkey {area.pkey}"] if area.pkey else []
-    more += [f"pages of {area.page_kib} KiB"] if area.page_kib != 4 else []
-    more += [escape(area.policy)] if area.policy else []
-    extra = f"  ({', '.join(more)})" if more else ""
-    return f"{area.start:#x}-{area.end:#x} {prot}{sharing} {area.offset:#x} {name}{extra}".rstrip()
+    notes = area_notes(area)
+    extra = f"  ({', '.join(notes)})" if notes else ""
+    prot = permissions(area.flags)
+    return f"{area.start:#x}-{area.end:#x} {prot} {area.offset:#x} {name}{extra}".rstrip()
 
 
 def json_parts(image: ImageFile) -> Iterator[str]:
@@ -124,26 +139,25 @@ def json_parts(image: ImageFile) -> Iterator[str]:
 
     Bytes are text with surrogate escapes; everything outside ASCII is escaped.
     """
+    yield json.dumps(plain_header(image))[:-1] + ', "threads": ['
+    records = Records(image.records)
+    with AddressSpace(image, records) as space:
+        calls = (describe_thread(record, space).plain() for record in records.of(ThreadRecord))
+        yield from list_parts(calls)
+    yield '], "records": ['
+    yield from list_parts(to_plain(record) for record in records)
+    yield "]}"
+
+
+def plain_header(image: ImageFile) -> dict[str, Any]:
+    """Return what an image says of itself, for JSON."""
     pages = [
         {"ref": item.ref, "bytes": item.length_bytes, "extents": len(item.extents) // 2}
         for item in image.pages.values()
     ]
-    head = {
+    return {
         "path": image.path,
         "bytes": image.status.st_size,
         "header": msgspec.to_builtins(image.header),
         "pages": pages,
     }
-    yield json.dumps(head)[:-1] + ', "threads": ['
-    records = Records(image.records)
-    with AddressSpace(image, records) as space:
-        calls = (describe_thread(record, space).plain() for record in records.of(ThreadRecord))
-        yield from _listed(calls)
-    yield '], "records": ['
-    yield from _listed(to_plain(record) for record in records)
-    yield "]}"
-
-
-def _listed(items: Iterator[Any]) -> Iterator[str]:
-    for index, item in enumerate(items):
-        yield ("\n" if index == 0 else ",\n") + json.dumps(item)

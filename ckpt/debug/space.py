@@ -165,7 +165,7 @@ class Layout:
         if module is not None and symbol:
             return f"{_short(module.path)} {symbol}"
         if not self._has_file(area):
-            return self._name_anonymous(area)
+            return self.name_anonymous(area)
         return f"{_short(self._paths[area.file])}+{address - area.start + area.offset:#x}"
 
     def symbol_at(self, address: int, module: Module | None) -> str:
@@ -273,7 +273,8 @@ class Layout:
         self._budget -= symbols.read_bytes
         return OpenedFile(fd, symbols)
 
-    def _name_anonymous(self, area: Area) -> str:
+    def name_anonymous(self, area: Area) -> str:
+        """Return what an area without a file is, as safe text: `heap`, `stack`, `[vdso]`."""
         if area.special or area.anon_name:
             return escape_bytes(area.special or area.anon_name)
         if self._heap[0] <= area.start < self._heap[1]:

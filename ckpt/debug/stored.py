@@ -43,7 +43,7 @@ class Extents:
         """Take flat (start, length) pairs, and where the first one's bytes stand."""
         pairs: Sequence[int] = extents if extents is not None else ()
         self._starts, lengths = pairs[0::2], pairs[1::2]
-        self._ends = list(map(operator.add, self._starts, lengths))
+        self._ends: list[int] = list(map(operator.add, self._starts, lengths))
         self._offsets = list(accumulate(lengths, initial=file_offset))
 
     def find(self, start: int, end: int) -> tuple[int, int]:
@@ -60,7 +60,7 @@ class Extents:
         """Return how many bytes of [start, end) are stored."""
         first = bisect_right(self._ends, start)
         last = bisect_right(self._starts, end - 1)
-        if first >= last:
+        if start >= end or first >= last:
             return 0
         total = self._offsets[last] - self._offsets[first]
         total -= max(start - self._starts[first], 0)

@@ -8,16 +8,19 @@ kept is bounded, and errors of a file mean that its symbols are not known.
 from __future__ import annotations
 
 import os
+from bisect import bisect_left
 from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 from ckpt.debug.elf import ElfSymbols as ElfSymbols
 from ckpt.debug.space import Area, Layout
 from ckpt.debug.stored import FILE, IMAGE, RECORD, ZEROS, Extents, Piece
+from ckpt.objects.altstack import AltStack
 from ckpt.objects.areas import AreasRecord
 from ckpt.objects.file_kinds.inode import InodeContent
 from ckpt.objects.mapped_files import find_change, open_found
 from ckpt.objects.mm import MmRecord
+from ckpt.objects.task import ThreadRecord
 from ckpt.objects.vdso import VdsoRecord
 
 if TYPE_CHECKING:
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 
     from ckpt.image.reader import ImageFile
     from ckpt.objects.base import ProcessRecord, Records
+    from ckpt.objects.mapped_files import MappedFile
 
 _PAGE: Final = 4096
 _MAX_CONTENT_BYTES: Final = 256 << 20
@@ -55,6 +59,7 @@ class AddressSpace(Layout):
         self._vdso = vdsos[0].content if vdsos else b""
         self._contents = {record.ref: record for record in records.of(InodeContent)}
         self._content_extents: dict[int, Extents] = {}
+        self._stacks = _find_stack_pointers(records, process)
         super().__init__(
             layout.areas if layout else [],
             [file.path for file in self.files],
@@ -74,6 +79,36 @@ class AddressSpace(Layout):
 
     def _extents(self, ref: int) -> Extents:
         return Extents(*self._image.page_extents(ref)) if ref in self._image.pages else Extents()
+
+    def name_anonymous(self, area: Area) -> str:
+        """As `Layout`, and say whose stack it is if a thread's stack pointer is there."""
+        name = super().name_anonymous(area)
+        if name != "anonymous memory":
+            return name
+        at = bisect_left(self._stack_pointers, area.start)
+        pointer = self._stack_pointers[at] if at < len(self._stack_pointers) else area.end
+        return f"stack of thread {self._stacks[pointer]}" if pointer < area.end else name
+
+    @cached_property
+    def _stack_pointers(self) -> list[int]:
+        return sorted(self._stacks)
+
+    def file_of(self, area: Area) -> MappedFile | None:
+        """Return the file behind an area, None for memory without one."""
+        return self.files[area.file] if self._has_file(area) else None
+
+    def stored_bytes(self, area: Area) -> int:
+        """Return how many bytes of an area the image holds, those of its shared object included."""
+        stored = self.stored.total_within(area.start, area.end)
+        file = self.file_of(area)
+        content = self._contents.get(file.content) if file is not None and file.content else None
+        if content is not None:
+            end = area.offset + area.end - area.start
+            stored += self._content(content.ref).total_within(area.offset, end)
+            stored += max(
+                min(end, content.size) - max(area.offset, content.size - len(content.tail)), 0
+            )
+        return stored
 
     def read(self, address: int, size: int) -> bytes:
         """Return bytes of the process; fewer at the first that is not known."""
@@ -174,9 +209,7 @@ class AddressSpace(Layout):
         content = self._contents.get(ref)
         if content is None:
             return Piece(start, end, "not stored")
-        if ref not in self._content_extents:
-            self._content_extents[ref] = self._extents(ref)
-        size, place = self._content_extents[ref].find(offset, offset + end - start)
+        size, place = self._content(ref).find(offset, offset + end - start)
         if size > 0:
             return Piece(start, start + size, IMAGE, place)
         tail_at = content.size - len(content.tail)
@@ -187,6 +220,11 @@ class AddressSpace(Layout):
         if offset < tail_at < offset + end - start:
             end = start + tail_at - offset
         return self._limit_to_size(Piece(start, end, ZEROS, offset), content.size)
+
+    def _content(self, ref: int) -> Extents:
+        if ref not in self._content_extents:
+            self._content_extents[ref] = self._extents(ref)
+        return self._content_extents[ref]
 
     def _open_file(self, index: int) -> tuple[int, str]:
         """Open a mapped file of this machine if it is what the process had, or say why not."""
@@ -221,6 +259,19 @@ class AddressSpace(Layout):
             _copy(self._image.fd, offset, fd, start, min(end, content.size))
         os.pwrite(fd, content.tail, content.size - len(content.tail))
         return fd, ""
+
+
+def _find_stack_pointers(records: Records, process: ProcessRecord | None) -> dict[int, int]:
+    """Return rsp -> tid of the threads that are not on an alternate stack, wherever that lies."""
+    tids = set(process.tids) if process is not None else set()
+    alternate = {record.tid: record for record in records.of(AltStack)}
+    found = {}
+    for record in records.of(ThreadRecord):
+        stack = alternate.get(record.tid)
+        rsp = record.regs.rsp
+        if record.tid in tids and not (stack and stack.sp < rsp <= stack.sp + stack.size):
+            found[rsp] = record.tid
+    return found
 
 
 def _copy(source: int, offset: int, target: int, start: int, end: int) -> None:
