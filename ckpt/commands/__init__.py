@@ -14,9 +14,12 @@ COMMANDS: Final = {
     "snapshot": "write an image of a process",
     "restore": "put a process back from its image",
     "show": "print every record of an image",
+    "diff": "what changed between two images of a process",
     "core": "write a core file for gdb, lldb or drgn",
     "verify": "is an image whole, and restorable here?",
-    "check": "what this kernel and this user can do",
+    "report": "an image as one page for a browser",
+    "inspect": "look at a live process or thread, stopping nothing",
+    "check": "what this machine can do, and whether a process can be taken",
 }
 """Each command with its line of help."""
 
