@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ckpt.debug.text import escape
 
@@ -10,6 +10,24 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ckpt.debug.space import Layout, Module
+
+
+_LABELS: Final = frozenset(
+    (
+        *("_GLOBAL_OFFSET_TABLE_", "_DYNAMIC", "_PROCEDURE_LINKAGE_TABLE_", "__GNU_EH_FRAME_HDR"),
+        *("__data_start", "data_start", "__bss_start", "_edata", "edata", "_end", "end"),
+        *(
+            "_etext",
+            "etext",
+            "__init_array_start",
+            "__init_array_end",
+            "__dso_handle",
+            "__TMC_END__",
+        ),
+        *("__preinit_array_start", "__fini_array_start", "__ehdr_start", "__executable_start"),
+    )
+)
+"""Places that linkers name (`ld --verbose`, crtbegin): not variables of the program."""
 
 
 class Symbol(NamedTuple):
@@ -52,7 +70,9 @@ def variable_at(space: Layout, address: int) -> Symbol | None:
     if not found.value <= address < found.value + found.size:
         return None
     name = module.symbols.name_of(found._replace(value=found.value - module.bias))
-    return Symbol(name, found.value, found.size, False, _short(module)) if name else None
+    if not name or name in _LABELS:
+        return None
+    return Symbol(name, found.value, found.size, False, _short(module))
 
 
 def _short(module: Module) -> str:

@@ -134,6 +134,12 @@ class Task:
         return {name: value for name, _, value in (line.partition("=") for line in lines)}
 
     @property
+    def heap(self) -> tuple[int, int]:
+        """Start and end of the heap, by the program break."""
+        found = self._mm
+        return (found.start_brk, found.brk) if found is not None else (0, 0)
+
+    @property
     def auxv(self) -> dict[str, Number]:
         """The auxiliary vector, by name (`AT_ENTRY`), by number where it has no name here."""
         data = self._mm.auxv if self._mm is not None else b""
