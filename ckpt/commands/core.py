@@ -22,6 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--live", type=pid, metavar="PID", help="a running process instead")
     parser.add_argument("-o", "--output", metavar="CORE", help="core (core.PID), - for stdout")
     parser.add_argument("--pid", type=pid, metavar="N", help="which process of the image")
+    parser.add_argument(
+        "--full", action="store_true", help="with what mapped files hold, programs and libraries"
+    )
     parser.add_argument("--no-bpf", action="store_true", help="with --live: look without BPF")
     parser.add_argument(
         "--timeout",
@@ -55,7 +58,11 @@ def _of_image(args: argparse.Namespace, output: str | int | None, report: Report
     with open_image(args.image) as image:
         report("write the core", 0, 0)
         return core_of_image(
-            image, output, args.pid, lambda done, total: report("write the core", done, total)
+            image,
+            output,
+            args.pid,
+            lambda done, total: report("write the core", done, total),
+            full=args.full,
         )
 
 
@@ -66,7 +73,7 @@ def _live(args: argparse.Namespace, output: str | int | None, report: Reporter) 
     options = Options(
         leave_running=True, no_bpf=args.no_bpf, timeout_s=args.timeout, deadline_s=args.deadline
     )
-    return core_of_process(args.live, output, options, report)
+    return core_of_process(args.live, output, options, report, full=args.full)
 
 
 def _line(result: CoreResult) -> str:

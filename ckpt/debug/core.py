@@ -46,10 +46,13 @@ def core_of_image(
     output: str | int | None = None,
     pid: int | None = None,
     progress: Progress | None = None,
+    *,
+    full: bool = False,
 ) -> CoreResult:
     """Write the core of a process of an image: of the only one, or of `pid`.
 
-    `output` is a path (default `core.PID`), or a descriptor that the core is streamed to.
+    `output` is a path (default `core.PID`), or a descriptor that the core is streamed to. `full`:
+    with what mapped files on disk hold.
 
     Raises:
         CkptError: nothing was written.
@@ -61,7 +64,7 @@ def core_of_image(
     try:
         # The other CPU reads the same pages to check them.
         with image.checking_pages() as check:
-            result = write_core(process, target, progress)
+            result = write_core(process, target, progress, full=full)
             check.wait()
         target.publish(progress)
     finally:
@@ -70,7 +73,12 @@ def core_of_image(
 
 
 def core_of_process(
-    pid: int, output: str | int | None, options: Options, report: Report | None = None
+    pid: int,
+    output: str | int | None,
+    options: Options,
+    report: Report | None = None,
+    *,
+    full: bool = False,
 ) -> CoreResult:
     """Write the core of running process `pid`, which stands still only while it is captured.
 
@@ -87,7 +95,7 @@ def core_of_process(
         try:
             with captured(pid, options, watch, target.path) as capture:
                 watch.step("write the core, the process is let go")
-                result = write_core(capture.process, target, watch.advance)
+                result = write_core(capture.process, target, watch.advance, full=full)
             with released():
                 target.publish(watch.advance)
         finally:
@@ -104,7 +112,7 @@ def _open_output(output: str | int | None, pid: int) -> Output:
 
 
 def write_core(
-    process: CoreProcess, output: Output, progress: Progress | None = None
+    process: CoreProcess, output: Output, progress: Progress | None = None, *, full: bool = False
 ) -> CoreResult:
     """Write the core of `process` into `output`, which the caller publishes.
 
@@ -112,7 +120,7 @@ def write_core(
         CkptError: no room, or what is to be copied cannot be read.
     """
     files = Files(process.files)
-    layout = plan_layout(process, files)
+    layout = plan_layout(process, files, full=full)
     head, base = build_head(layout, build_notes(process))
     end = build_end(layout)
     size = base + layout.size_bytes + len(end)

@@ -22,7 +22,7 @@ SHDR: Final = struct.Struct("<IIQQQQIIQQ")
 """Elf64_Shdr, 64 bytes."""
 PN_XNUM: Final = 0xFFFF
 _IDENT: Final = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
-_ET_CORE, _EM_X86_64, _PT_LOAD, _PT_NOTE = 4, 62, 1, 4
+ET_CORE, EM_X86_64, PT_LOAD, PT_NOTE = 4, 62, 1, 4
 _NOTE_ALIGN: Final = 4
 
 
@@ -34,7 +34,7 @@ def build_head(layout: Layout, notes: bytes) -> tuple[bytes, int]:
     base = length + -length % PAGE
     parts = [
         _elf_header(count, base + layout.size_bytes),
-        PHDR.pack(_PT_NOTE, 0, notes_at, 0, 0, len(notes), 0, _NOTE_ALIGN),
+        PHDR.pack(PT_NOTE, 0, notes_at, 0, 0, len(notes), 0, _NOTE_ALIGN),
         *(_program_header(segment, base) for segment in layout.segments),
         notes,
     ]
@@ -51,13 +51,13 @@ def _program_header(segment: Segment, base: int) -> bytes:
     piece = segment.piece
     size = piece.end - piece.start
     sizes = (piece.start, 0, piece.file_bytes, size, PAGE)
-    return PHDR.pack(_PT_LOAD, segment.flags, base + segment.offset, *sizes)
+    return PHDR.pack(PT_LOAD, segment.flags, base + segment.offset, *sizes)
 
 
 def _elf_header(count: int, end: int) -> bytes:
     many = count >= PN_XNUM
     sections = (SHDR.size, 1, 0) if many else (0, 0, 0)
     return EHDR.pack(
-        *(_IDENT, _ET_CORE, _EM_X86_64, 1, 0, EHDR.size, end if many else 0, 0),
+        *(_IDENT, ET_CORE, EM_X86_64, 1, 0, EHDR.size, end if many else 0, 0),
         *(EHDR.size, PHDR.size, PN_XNUM if many else count, *sections),
     )

@@ -31,7 +31,7 @@ class Stored:
         self.fd = fd
         self.starts = extents[0::2]
         self.ends = array("Q", map(operator.add, self.starts, extents[1::2]))
-        self.offsets = array("Q", list(accumulate(extents[1::2], initial=offset))[:-1])
+        self.offsets = array("Q", accumulate(extents[1::2], initial=offset))
         self.total_bytes = sum(extents[1::2])
 
     def iter_within(self, start: int, end: int) -> Iterator[tuple[int, int, int]]:

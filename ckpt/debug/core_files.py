@@ -24,6 +24,9 @@ class FileFacts(NamedTuple):
     problem: str
     """Why it cannot be used; empty: it can."""
     is_elf: bool = False
+    size_bytes: int = 0
+    disk_bytes: int = 0
+    """What it takes on the disk: less, if it has holes."""
 
 
 class Files:
@@ -52,10 +55,10 @@ class Files:
         if fd < 0:
             return FileFacts(source.problem)
         try:
+            status = os.fstat(fd)
             # As the kernel does: it looks only into files that may be executed.
-            if not os.fstat(fd).st_mode & _ANY_EXEC:
-                return FileFacts("")
-            return FileFacts("", os.pread(fd, len(_ELF_MAGIC), 0) == _ELF_MAGIC)
+            is_elf = bool(status.st_mode & _ANY_EXEC) and os.pread(fd, 4, 0) == _ELF_MAGIC
+            return FileFacts("", is_elf, status.st_size, status.st_blocks * 512)
         except OSError as error:
             return FileFacts(f"cannot be read: {os.strerror(error.errno or 0)}")
         finally:

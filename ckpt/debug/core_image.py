@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ckpt.arch.x86_64.regs import encode_regs
 from ckpt.arch.x86_64.tls import GDT_TLS_ENTRIES, USER_DESC, encode_user_desc
+from ckpt.arch.x86_64.xstate import MAX_AREA_SIZE
 from ckpt.debug.core_facts import (
     Content,
     CoreFile,
@@ -17,6 +18,7 @@ from ckpt.debug.core_facts import (
 )
 from ckpt.debug.core_files import NamedSource
 from ckpt.errors import ImageError
+from ckpt.image.errors import ImageCorruptError
 from ckpt.objects.areas import AreasRecord
 from ckpt.objects.base import Records, raise_blockers
 from ckpt.objects.consistency import check_records
@@ -43,6 +45,10 @@ _U64: Final = (1 << 64) - 1
 _SIGINFO_HEAD: Final = 20
 _MAX_AUXV: Final = 1 << 16
 _SHOWN_PIDS: Final = 20
+_MAX_AREAS: Final = 1 << 20
+_MAX_OFFSET: Final = 1 << 62
+_MAX_VDSO: Final = 1 << 20
+_PATH_MAX: Final = 4096
 
 
 def read_process(image: ImageFile, pid: int | None) -> CoreProcess:
@@ -86,6 +92,7 @@ class _Reading:
         layout = _by(self._records.of(AreasRecord), "ref")[process.mm]
         session = _by(self._records.of(SessionRecord), "tgid").get(process.tgid)
         vdso = _by(self._records.of(VdsoRecord), "tgid").get(process.tgid)
+        self._check_areas(layout)
         first = process.tids[0]
         creds = self._about(CredsRecord, first)
         sched = self._about(SchedRecord, first)
@@ -104,9 +111,21 @@ class _Reading:
             threads=self._threads(threads),
             areas=layout.areas,
             files=[self._file(file) for file in layout.files],
-            vdso=vdso.content if vdso else b"",
+            vdso=vdso.content[:_MAX_VDSO] if vdso else b"",
             memory=self._stored(process.mm),
         )
+
+    def _check_areas(self, layout: AreasRecord) -> None:
+        """Check what `check_records` does not: what an image that nobody restores may hold."""
+        problem = ""
+        if len(layout.areas) > _MAX_AREAS:
+            problem = f"holds {len(layout.areas)} areas, more than a process has"
+        elif any(not 0 <= area.offset < _MAX_OFFSET or area.offset & 4095 for area in layout.areas):
+            problem = "holds an area at an impossible offset of its file"
+        elif sum(area.special == b"[vdso]" for area in layout.areas) > 1:
+            problem = "holds more than one vdso"
+        if problem:
+            raise ImageCorruptError(problem, path=self._image.path)
 
     def _about(self, kind: type[Any], tid: int) -> Any:
         return next((record for record in self._records.of(kind) if tid in record.tids), None)
@@ -122,7 +141,7 @@ class _Reading:
                 CoreThread(
                     tid=tid,
                     regs=encode_regs(threads[tid].regs),
-                    xstate=areas[tid].area if tid in areas else b"",
+                    xstate=areas[tid].area[:MAX_AREA_SIZE] if tid in areas else b"",
                     tls=encode_tls(segments[tid].tls) if tid in segments else b"",
                     pending=_pending(queue.pending) if queue else 0,
                     blocked=queue.mask & _U64 if queue else 0,
@@ -141,10 +160,10 @@ class _Reading:
 
     def _file(self, file: MappedFile) -> CoreFile:
         if not file.content:
-            return CoreFile(_path(file), None, NamedSource(file))
+            return CoreFile(_c_string(_path(file)), None, NamedSource(file))
         record = self._contents[file.content]
         content = Content(record.size, self._stored(record.ref), record.tail)
-        return CoreFile(_name_inode(record, file), content, None)
+        return CoreFile(_c_string(_name_inode(record, file)), content, None)
 
 
 def _by(records: Iterable[Any], field: str) -> dict[int, Any]:
@@ -153,6 +172,10 @@ def _by(records: Iterable[Any], field: str) -> dict[int, Any]:
 
 def _as_pid(number: int) -> int:
     return number if 0 <= number < 1 << 31 else 0
+
+
+def _c_string(name: bytes) -> bytes:
+    return name.split(b"\0", 1)[0][: _PATH_MAX - 1]
 
 
 def _path(file: MappedFile) -> bytes:

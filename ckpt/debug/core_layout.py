@@ -2,9 +2,10 @@
 
 The rules are the kernel's defaults (`fs/coredump.c`, vma_dump_size): own pages are in, what files
 on disk hold is not, but for the first page of an ELF file, which has the build-id. A debugger takes
-the rest from the file that NT_FILE names. Two things differ. What an area of own pages does not
-store reads as zeros or as its file, so that every value is there. And long stretches without pages
-of their own have no bytes in the core, or it would be as large as the address space.
+the rest from the file that NT_FILE names; with `full` the core has it. Two things differ. What an
+area of own pages does not store reads as zeros or as its file, so that every value is there. And
+long stretches without pages of their own have no bytes in the core, or it would be as large as the
+address space.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ _REPEATS: Final = 16
 """Bytes of files and inodes are copied up to 1 GiB and 16 times what is stored: an image could name
 the same large file in a million areas."""
 _END_BYTES: Final = 1 << 62
+MAX_SEGMENTS: Final = 1 << 20
 _NOT_DUMPED: Final = Vm.DONTDUMP | Vm.IO | Vm.PFNMAP
 _SHARED_HUGE: Final = Vm.HUGETLB | Vm.MAYSHARE
 
@@ -69,18 +71,21 @@ class Layout(NamedTuple):
     """What a debugger will not see, or not as it was."""
 
 
-def plan_layout(process: CoreProcess, files: Files) -> Layout:
-    """Divide every area of a process into segments.
+def plan_layout(process: CoreProcess, files: Files, *, full: bool = False) -> Layout:
+    """Divide every area of a process into segments; with `full`, files on disk are copied as well.
 
     Raises:
         CkptError: they make no file.
     """
-    planner = _Planner(process, files)
+    planner = _Planner(process, files, full)
     segments, offset = [], 0
     for area in process.areas:
         for piece in planner.divide(area):
             segments.append(Segment(piece, _segment_flags(area.flags), offset))
             offset += piece.file_bytes + -piece.file_bytes % PAGE
+        if len(segments) > MAX_SEGMENTS:
+            what = f"more than {MAX_SEGMENTS} segments are no use to a debugger"
+            raise CkptError(what, where=f"process {process.pid}")
     if offset > _END_BYTES:
         raise CkptError(f"areas of {offset} bytes fit into no file", where=f"process {process.pid}")
     return Layout(segments, offset, planner.findings())
@@ -94,7 +99,7 @@ def _segment_flags(flags: int) -> int:
 class _Planner:
     """Divides areas; keeps count of what is copied from elsewhere than the pages."""
 
-    def __init__(self, process: CoreProcess, files: Files) -> None:
+    def __init__(self, process: CoreProcess, files: Files, full: bool) -> None:
         self._process = process
         self._memory = process.memory
         self._files = files
@@ -102,8 +107,11 @@ class _Planner:
         """Files of which the core lacks what only they have."""
         stored = process.memory.total_bytes
         stored += sum(file.content.stored.total_bytes for file in process.files if file.content)
+        if full:
+            stored += sum(files.facts(index).disk_bytes for index in range(len(process.files)))
         self._room = _ROOM_BYTES + _REPEATS * stored
-        self._is_full = False
+        self._full = full
+        self._has_no_room = False
 
     def divide(self, area: Area) -> Iterator[Piece]:
         """Yield the pieces of one area, in order and without gaps."""
@@ -128,9 +136,9 @@ class _Planner:
             problem = self._files.facts(index).problem
             what = f"{problem}: what only it has is not in the core"
             found.append(Finding(f"mapped file {name!r}", what, blocker=False))
-        if self._is_full:
+        if self._has_no_room:
             what = f"mapped more than {_REPEATS} times over: not all of the copies are in the core"
-            found.append(Finding("stored memory", what, blocker=False))
+            found.append(Finding("files", what, blocker=False))
         return found
 
     def _divide_anonymous(self, area: Area) -> Iterator[Piece]:
@@ -163,8 +171,8 @@ class _Planner:
         return _cut(area, _merge(both, ZEROS_BYTES), fill=True)
 
     def _take(self, size: int) -> bool:
-        self._is_full = self._is_full or size > self._room
         if size > self._room:
+            self._has_no_room = True
             return False
         self._room -= size
         return True
@@ -174,6 +182,11 @@ class _Planner:
         facts = self._files.facts(area.file)
         if facts.problem:
             self._left_out.add(area.file)
+        elif self._full:
+            behind = facts.size_bytes + -facts.size_bytes % PAGE - area.offset
+            size = max(0, min(area.end - area.start, behind))
+            if self._take(size):
+                return iter([Piece(area.start, area.end, size, area.file, area.offset)])
         if not self._memory.has_any(area.start, area.end):
             has_header = facts.is_elf and area.offset == 0 and area.flags & Vm.READ
             size = PAGE if has_header and not area.flags & Vm.SHARED else 0

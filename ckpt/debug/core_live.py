@@ -8,9 +8,7 @@ first, and whoever ends us, at any moment, the kernel lets the process go.
 from __future__ import annotations
 
 import os
-import stat
 import time
-from array import array
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -25,15 +23,14 @@ from ckpt.debug.core_facts import (
     mask_of_pending,
 )
 from ckpt.debug.core_image import encode_tls
+from ckpt.debug.core_pages import MEMORY, HeldFile, open_files, store_pages
 from ckpt.errors import CaptureError, Finding, HostError
 from ckpt.freeze import Frozen, list_tids, read_state
-from ckpt.host import pagemap
 from ckpt.host.status import parse_fields
 from ckpt.image.writer import ImageWriter
 from ckpt.objects import cpu_state, session, siginfo, signals, vdso
 from ckpt.objects.areas import Area
 from ckpt.objects.base import Identities, raise_blockers
-from ckpt.objects.file_kinds.inode import PAGE, data_extents
 from ckpt.objects.maps_text import SPECIAL, parse_maps, parse_smaps
 from ckpt.objects.vma_flags import STABLE_MASK, Vm
 from ckpt.snapshot import read_clocks
@@ -46,12 +43,7 @@ if TYPE_CHECKING:
     from ckpt.objects.base import Options, Process
     from ckpt.objects.maps_text import MapsLine
 
-_MEMORY: Final = 1
-"""The objref of the process's own pages; those of inodes follow."""
 _TRIES: Final = 8
-_UNREADABLE: Final = (b"[vvar]", b"[vvar_vclock]", b"[vsyscall]")
-_NO_PAGES: Final = Vm.IO | Vm.PFNMAP | Vm.MIXEDMAP
-_UFFD: Final = Vm.UFFD_MISSING | Vm.UFFD_WP
 # Fields of /proc/PID/stat behind the command's name (fs/proc/array.c, do_task_stat).
 _PPID, _NICE, _ARG_START, _ARG_END = 1, 16, 45, 46
 
@@ -76,6 +68,7 @@ def captured(pid: int, options: Options, watch: Watch, output: str) -> Iterator[
     if os.geteuid() != 0:
         hint = f"sudo ckpt-bpf core --live {pid}"
         raise HostError("only root can stop and read a process", where=f"pid {pid}", hint=hint)
+    _check_leader(pid)
     process = target.examine(pid, options)
     opened: list[int] = []
     try:
@@ -94,6 +87,17 @@ def captured(pid: int, options: Options, watch: Watch, output: str) -> Iterator[
     finally:
         for fd in (*opened, process.pidfd):
             os.close(fd)
+
+
+def _check_leader(pid: int) -> None:
+    try:
+        with open(f"/proc/{pid}/status", "rb") as file:
+            tgid = int(parse_fields(file.read())[b"Tgid"])
+    except target.GONE as error:
+        raise CaptureError("no such process", where=f"pid {pid}") from error
+    if tgid != pid:
+        hint = f"ckpt-bpf core --live {tgid}"
+        raise CaptureError(f"is a thread of process {tgid}", where=f"pid {pid}", hint=hint)
 
 
 def _open_spool(output: str, options: Options) -> ImageWriter:
@@ -136,7 +140,6 @@ class _Raw(NamedTuple):
 
     lines: list[MapsLine]
     flags: dict[int, int]
-    files: dict[tuple[bytes, int], _OpenFile]
     cpu: Any
     signals: signals.Raw
     session: session.Raw
@@ -145,6 +148,7 @@ class _Raw(NamedTuple):
     status: dict[bytes, bytes]
     comm: bytes
     auxv: bytes
+    files: dict[tuple[bytes, int], HeldFile]
 
 
 def _freeze(
@@ -171,11 +175,10 @@ def _freeze(
 def _capture(process: Process, opened: list[int]) -> _Raw:
     lines = [line for line in parse_maps(process.read("maps")) if line.name != b"[vsyscall]"]
     flags = _read_flags(process)
-    _store_pages(process, lines, flags)
+    store_pages(process, lines, flags)
     return _Raw(
         lines,
         flags,
-        _open_files(process, lines, flags, opened),
         cpu_state.capture(process),
         signals.capture(process),
         session.capture(process),
@@ -184,6 +187,8 @@ def _capture(process: Process, opened: list[int]) -> _Raw:
         parse_fields(process.read("status")),
         process.read("comm").rstrip(b"\n"),
         process.read("auxv"),
+        # Last: it may leave no descriptors for the others.
+        open_files(process, lines, flags, opened),
     )
 
 
@@ -193,98 +198,6 @@ def _read_flags(process: Process) -> dict[int, int]:
     if views is not None:
         return {view.start: view.flags & STABLE_MASK for view in views}
     return {start: entry.flags for start, entry in parse_smaps(process.read("smaps")).items()}
-
-
-def _store_pages(process: Process, lines: list[MapsLine], flags: dict[int, int]) -> None:
-    """Copy every page that holds something of its own.
-
-    Where a userfaultfd waits for faults only present pages are read: whoever would answer for the
-    others stands still.
-    """
-    waits = [line for line in lines if flags.get(line.start, 0) & _UFFD]
-    skip = {(line.start, line.end) for line in lines if line.name in _UNREADABLE}
-    skip |= {(ln.start, ln.end) for ln in lines if flags.get(ln.start, 0) & (_NO_PAGES | _UFFD)}
-    pagemap_fd = os.open(process.path("pagemap"), os.O_RDONLY | os.O_CLOEXEC)
-    mem_fd = os.open(process.path("mem"), os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        extents = pagemap.scan_own_pages(pagemap_fd, sorted(skip))
-        if waits:
-            extents = _add_present(pagemap_fd, extents, waits)
-        assert process.sink is not None
-        process.sink.store(_MEMORY, mem_fd, extents, process.living_tid)
-    finally:
-        os.close(pagemap_fd)
-        os.close(mem_fd)
-
-
-def _add_present(pagemap_fd: int, extents: array[int], lines: list[MapsLine]) -> array[int]:
-    unwanted = pagemap.PAGE_IS_FILE | pagemap.PAGE_IS_PFNZERO
-    found = list(zip(extents[0::2], extents[1::2], strict=True))
-    for line in lines:
-        more = pagemap.scan_pages(
-            pagemap_fd,
-            inverted=unwanted,
-            mask=unwanted | pagemap.PAGE_IS_PRESENT,
-            anyof=0,
-            start=line.start,
-            end=line.end,
-        )
-        found += zip(more[0::2], more[1::2], strict=True)
-    return array("Q", [number for pair in sorted(found) for number in pair])
-
-
-class _OpenFile:
-    """A mapped regular file, held open so that it stays what it was; a `core_facts.Source`."""
-
-    problem = ""
-
-    def __init__(self, fd: int) -> None:
-        self.fd = fd
-        self.ref = 0
-        """Under which its content was stored; 0: it was not."""
-        self.size_bytes = 0
-        self.tail = b""
-
-    def open(self) -> int:
-        """Return a descriptor of its own."""
-        return os.dup(self.fd)
-
-
-def _open_files(
-    process: Process, lines: list[MapsLine], flags: dict[int, int], opened: list[int]
-) -> dict[tuple[bytes, int], _OpenFile]:
-    """Open every mapped regular file; copy those at once that no name leads to."""
-    found: dict[tuple[bytes, int], _OpenFile] = {}
-    for line in lines:
-        key = (line.dev, line.inode)
-        if not line.inode or key in found or flags.get(line.start, 0) & Vm.HUGETLB:
-            continue
-        link = f"/proc/{process.living_tid}/map_files/{line.start:x}-{line.end:x}"
-        try:
-            # Opening a device could do something.
-            status = os.stat(link)
-            if not stat.S_ISREG(status.st_mode):
-                continue
-            fd = os.open(link, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-            opened.append(fd)
-            file = found[key] = _OpenFile(fd)
-            if status.st_nlink == 0:
-                _store_content(process, file, status.st_size, ref=_MEMORY + len(found))
-        except OSError as error:
-            what = f"cannot be read: {os.strerror(error.errno or 0)}"
-            process.warn(f"mapped file {os.fsdecode(line.name)!r}", what)
-    return found
-
-
-def _store_content(process: Process, file: _OpenFile, size: int, ref: int) -> None:
-    """Copy an inode without a name: nobody can read it later."""
-    whole = size & -PAGE
-    extents = array("Q", [number for pair in data_extents(file.fd, whole) for number in pair])
-    file.tail = os.pread(file.fd, size - whole, whole)
-    file.size_bytes = size
-    assert process.sink is not None
-    process.sink.store(ref, file.fd, extents)
-    file.ref = ref
 
 
 def _finish(raw: _Raw, process: Process, spool: ImageWriter) -> CoreProcess:
@@ -319,7 +232,7 @@ def _finish(raw: _Raw, process: Process, spool: ImageWriter) -> CoreProcess:
         areas=[_area(line, raw.flags.get(line.start, 0), indexes) for line in raw.lines],
         files=files,
         vdso=raw.vdso,
-        memory=stored(_MEMORY),
+        memory=stored(MEMORY),
     )
 
 

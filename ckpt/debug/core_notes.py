@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import signal
 import struct
-from itertools import chain
+from itertools import accumulate, chain
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ _FXSAVE_USED: Final = 416
 """Behind this, struct user_fpregs_struct has padding, and an XSAVE area what software keeps."""
 _MIN_XSTATE_BYTES: Final = 576
 _PAGE: Final = 4096
+_MAX_FILE_BYTES: Final = 64 << 20
+"""What NT_FILE may take; the kernel stops at 4 MiB. Areas behind that have no names."""
 _FNAME_BYTES, ARGUMENT_BYTES = 15, 79
 
 
@@ -101,10 +103,17 @@ def _siginfo(process: CoreProcess) -> bytes:
 
 def _file_note(process: CoreProcess) -> bytes:
     """Encode NT_FILE: count, page size; start, end, offset in pages of each; all the names."""
-    mapped = [area for area in process.areas if area.file >= 0]
+    sizes = accumulate(
+        24 + len(process.files[area.file].name) if area.file >= 0 else 0 for area in process.areas
+    )
+    mapped = [
+        area
+        for area, size in zip(process.areas, sizes, strict=True)
+        if area.file >= 0 and size < _MAX_FILE_BYTES
+    ]
     words: Iterable[int] = chain(
         (len(mapped), _PAGE),
         *((area.start, area.end, area.offset // _PAGE) for area in mapped),
     )
-    names = b"".join(process.files[area.file].name.split(b"\0")[0] + b"\0" for area in mapped)
+    names = b"".join(process.files[area.file].name + b"\0" for area in mapped)
     return struct.pack(f"<{2 + 3 * len(mapped)}Q", *words) + names

@@ -22,6 +22,7 @@ from ckpt.arch.x86_64 import (
     tls,
     xstate,
 )
+from ckpt.debug import core_elf, core_notes
 from ckpt.host import terminal
 from ckpt.objects import (
     altstack,
@@ -113,6 +114,40 @@ SIGNED_DR7_RESERVED = debugregs.DR7_RESERVED - (1 << 64)
 PRCTL = ("asm/prctl.h",)
 
 
+ELF_EHDR = (
+    *("e_ident", "e_type", "e_machine", "e_version", "e_entry", "e_phoff", "e_shoff"),
+    *("e_flags", "e_ehsize", "e_phentsize", "e_phnum", "e_shentsize", "e_shnum", "e_shstrndx"),
+)
+ELF_PHDR = (
+    *(
+        "p_type",
+        "p_flags",
+        "p_offset",
+        "p_vaddr",
+        "p_paddr",
+        "p_filesz",
+        "p_memsz",
+        "p_align",
+    ),
+)
+ELF_SHDR = (
+    *("sh_name", "sh_type", "sh_flags", "sh_addr", "sh_offset", "sh_size"),
+    *("sh_link", "sh_info", "sh_addralign", "sh_entsize"),
+)
+PROCFS = "sys/procfs.h"
+PIDS = ("pr_pid", "pr_ppid", "pr_pgrp", "pr_sid")
+PRSTATUS = (
+    *("pr_info.si_signo", "pr_info.si_code", "pr_info.si_errno", "pr_cursig"),
+    *("pr_sigpend", "pr_sighold", *PIDS),
+    *(f"pr_{k}time.tv_{part}" for k in ("u", "s", "cu", "cs") for part in ("sec", "usec")),
+    *("pr_reg", "pr_fpvalid"),
+)
+PRPSINFO = (
+    *("pr_state", "pr_sname", "pr_zomb", "pr_nice", "pr_flag", "pr_uid", "pr_gid"),
+    *(*PIDS, "pr_fname", "pr_psargs"),
+)
+
+
 def _itimer(unit: str) -> tuple[str, ...]:
     """Name the four members of struct itimerspec or itimerval."""
     kinds = ("it_interval", "it_value")
@@ -120,6 +155,14 @@ def _itimer(unit: str) -> tuple[str, ...]:
 
 
 LAYOUTS: list[Layout] = [
+    of_format(core_elf.EHDR, "Elf64_Ehdr", ELF_EHDR, "elf.h"),
+    of_format(core_elf.PHDR, "Elf64_Phdr", ELF_PHDR, "elf.h"),
+    of_format(core_elf.SHDR, "Elf64_Shdr", ELF_SHDR, "elf.h"),
+    of_format(core_notes.PRSTATUS, "struct elf_prstatus", PRSTATUS, PROCFS),
+    of_format(core_notes.PRPSINFO, "struct elf_prpsinfo", PRPSINFO, PROCFS),
+    of_format(
+        core_notes.SIGINFO, "siginfo_t", ("si_signo", "si_errno", "si_code"), "signal.h", "stddef.h"
+    ),
     of_ctypes(regs.UserRegs, "struct user_regs_struct", USER),
     of_format(regs._REGS, "struct user_regs_struct", regs.REG_NAMES, USER),
     # The C structure's bit fields have no offsets.
@@ -152,6 +195,23 @@ LAYOUTS: list[Layout] = [
 ]
 
 CONSTANTS: list[Constants] = [
+    Constants(
+        ("elf.h",),
+        {
+            "NT_PRPSINFO": core_notes.NT_PRPSINFO,
+            "NT_PRFPREG": core_notes.NT_PRFPREG,
+            "NT_AUXV": core_notes.NT_AUXV,
+            "NT_FILE": core_notes.NT_FILE,
+            "NT_SIGINFO": core_notes.NT_SIGINFO,
+            "NT_386_TLS": core_notes.NT_386_TLS,
+            "NT_X86_XSTATE": core_notes.NT_X86_XSTATE,
+            "PN_XNUM": core_elf.PN_XNUM,
+            "ET_CORE": core_elf.ET_CORE,
+            "EM_X86_64": core_elf.EM_X86_64,
+            "PT_LOAD": core_elf.PT_LOAD,
+            "PT_NOTE": core_elf.PT_NOTE,
+        },
+    ),
     Constants(("elf.h",), {"NT_PRSTATUS": regs.NT_PRSTATUS, "NT_X86_XSTATE": xstate.NT_X86_XSTATE}),
     Constants(
         (USER, "stddef.h"),
