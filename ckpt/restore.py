@@ -158,7 +158,9 @@ def _build(
     watch.step(f"create process {restorer.root_tid}")
     if call_log is not None:
         call_log.begin(0, ())
-    restorer.start(detach=options.detach, apart=end is not None)
+    root = restorer.records.processes[0]
+    stays_stopped = options.detach and bool(options.stopped or root.stopped_by)
+    restorer.start(detach=options.detach, apart=stays_stopped or end is not None)
     # Only now may there be a second thread of ours: `start` forks without libc's help.
     with restorer.image.checking_pages() as pages:
         number = 1
