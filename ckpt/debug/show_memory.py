@@ -67,7 +67,7 @@ def parse_range(text: str) -> Range:
         place, size = text, DEFAULT_BYTES
     else:
         size = int(match[1], 0) << _UNITS[match[2].lower()]
-    if not place or not 0 < size <= _ADDRESS_END:
+    if not place or place.strip(":") != place or not 0 < size <= _ADDRESS_END:
         raise ValueError(f"{text}: not ADDR or ADDR:LEN")
     if place[0].isdigit() and not _NUMBER.fullmatch(place) and not _BARE_HEX.fullmatch(place):
         raise ValueError(f"{place}: not an address")

@@ -139,7 +139,7 @@ def _backtrace_lines(walk: Walk, space: AddressSpace) -> Iterator[str]:
     if walk.end != _DONT_CARE:
         yield f"    ends: {escape(walk.end)}"
     for path, problem in walk.problems.items():
-        yield f"    {escape(path)}: {escape(problem)}: frame pointers were used instead"
+        yield f"    {escape(path)}: {escape(problem)}: only frame pointers lead on"
 
 
 def _backtrace_plain(walk: Walk, space: AddressSpace) -> list[dict[str, Any]]:

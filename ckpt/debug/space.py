@@ -25,6 +25,8 @@ _MAX_FILES: Final = 256
 _GROWSDOWN: Final = 0x100
 _VDSO: Final = b"[vdso]"
 _MAX_VDSO_BYTES: Final = 1 << 20
+_MAX_MODULE_AREAS: Final = 256
+"""Between the first part of a module and any other."""
 _MAX_STEPS_BACK: Final = 8
 """Areas that the uninitialised data of one module may be cut into."""
 
@@ -227,20 +229,22 @@ class Layout:
         area = self._areas[index]
         opened = self.opened(area.file)
         path = self._paths[area.file]
-        if opened.symbols is None:
-            return Module(path, area.start - area.offset, None, opened.problem)
-        return Module(path, self._find_bias(index, opened.symbols), opened.symbols)
+        first = opened.symbols.first_load if opened.symbols is not None else (0, 0)
+        bias = self._find_bias(index, *first) if first is not None else None
+        if bias is None:
+            at = area.offset
+            at = opened.symbols.address_of_offset(at) if opened.symbols is not None else at
+            bias = area.start - at
+        return Module(path, bias, opened.symbols, opened.problem)
 
-    def _find_bias(self, index: int, symbols: ElfSymbols) -> int:
+    def _find_bias(self, index: int, offset: int, address: int) -> int | None:
         """Return run-time minus file address: the file's first part, mapped last before, tells."""
-        area = self._areas[index]
-        first = symbols.first_load
-        if first is not None:
-            for at in range(index, -1, -1):
-                candidate = self._areas[at]
-                if candidate.file == area.file and candidate.offset == first[0]:
-                    return candidate.start - first[1]
-        return area.start - symbols.address_of_offset(area.offset)
+        file = self._areas[index].file
+        for at in range(index, max(index - _MAX_MODULE_AREAS, -1), -1):
+            area = self._areas[at]
+            if area.file == file and area.offset == offset:
+                return area.start - address
+        return None
 
     def opened(self, index: int) -> OpenedFile:
         """Return the mapped file `index`, opened once and kept."""

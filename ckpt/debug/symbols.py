@@ -105,10 +105,10 @@ class AddressSpace(Layout):
         if content is not None:
             end = area.offset + area.end - area.start
             stored += self._content(content.ref).total_within(area.offset, end)
-            stored += max(
-                min(end, content.size) - max(area.offset, content.size - len(content.tail)), 0
-            )
-        return stored
+            tail_at = content.size - len(content.tail)
+            stored += max(min(end, content.size) - max(area.offset, tail_at), 0)
+        # A private page of a deleted file is there twice: as it is in the file, and as it became.
+        return max(min(stored, area.end - area.start), 0)
 
     def read(self, address: int, size: int) -> bytes:
         """Return bytes of the process; fewer at the first that is not known."""
