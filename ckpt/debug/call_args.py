@@ -7,7 +7,6 @@ Everything is bounded, and every text is safe to print.
 from __future__ import annotations
 
 import contextlib
-import socket
 import struct
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -17,8 +16,8 @@ from ckpt.arch.x86_64.syscalls import syscall_name
 from ckpt.arch.x86_64.timeouts import resolve_name
 from ckpt.debug.call_flags import SETS, name_value
 from ckpt.debug.call_table import find_kinds
-from ckpt.objects.siginfo import name_of, names_in
 from ckpt.debug.text import escape_bytes
+from ckpt.objects.siginfo import name_of, signals_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,6 +35,7 @@ _EPOLL: Final = {1 << 31: "EPOLLET", 1 << 30: "EPOLLONESHOT", 1 << 28: "EPOLLEXC
 _CLONE_SIGNAL: Final = 0xFF
 _NANOSECONDS: Final = 1_000_000_000
 _INFINITE_MS: Final = -1
+_ALL_SIGNALS: Final = (1 << 64) - 1
 
 
 class Memory(Protocol):
@@ -208,7 +208,7 @@ class _OneCall:
         content = self.decoder.read(value, 8) if value else b""
         if not content:
             return self.decoder.pointer(value)
-        return names_in(int.from_bytes(content, "little"))
+        return _name_set(int.from_bytes(content, "little"))
 
     def sockaddr(self, at: int, value: int) -> str:
         size = min(self.args[at + 1] & 0xFFFF_FFFF, _MAX_TEXT)
@@ -295,7 +295,7 @@ KINDS: Final[dict[str, Callable[[_OneCall, int, int], str]]] = {
     "itimerspec": _OneCall.itimerspec,
     "sigset": _OneCall.sigset,
     "sockaddr": _OneCall.sockaddr,
-    "pollfd": _OneCall.pollfds,
+    "pollfds": _OneCall.pollfds,
     "fdset": _OneCall.fdset,
     "sembuf": _OneCall.sembuf,
     "epoll_event": _OneCall.epoll_event,
@@ -352,7 +352,17 @@ def _name_clock(clock: int) -> str:
     return f"CPU clock of {'thread' if clock & 4 else 'process'} {number or 'itself'}"
 
 
+def _name_set(mask: int) -> str:
+    """Return a set of signals as strace does: of most of them, those that are missing."""
+    missing = ~mask & _ALL_SIGNALS
+    if missing.bit_count() < mask.bit_count():
+        return f"~[{' '.join(map(name_of, signals_in(missing)))}]"
+    return f"[{' '.join(map(name_of, signals_in(mask)))}]"
+
+
 def _name_address(content: bytes) -> str:
+    import socket  # Hardly any call has an address, and its import takes as long as one look.
+
     family = int.from_bytes(content[:2], "little")
     with contextlib.suppress(ValueError, OSError):
         if family == socket.AF_UNIX:

@@ -129,7 +129,6 @@ def _starts(space: Space, address: int, distance: int) -> Iterator[int]:
 
 
 def _engine(bits: int) -> Any:
-    import capstone
+    from ckpt.debug.x86_decoder import open_decoder
 
-    mode = capstone.CS_MODE_32 if bits == 32 else capstone.CS_MODE_64
-    return capstone.Cs(capstone.CS_ARCH_X86, mode)
+    return open_decoder(bits)

@@ -12,7 +12,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ckpt.debug.text import escape_bytes
-from ckpt.objects.mapped_files import read_build_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -108,6 +107,8 @@ class ElfSymbols:
     def _read_debug_file(self) -> tuple[bytes, bytes]:
         """Return the tables that were taken off a file and installed beside it, by its build-id."""
         from elftools.elf.elffile import ELFFile
+
+        from ckpt.objects.mapped_files import read_build_id
 
         build_id = read_build_id(self._fd)
         if not _MIN_BUILD_ID <= len(build_id) <= _MAX_BUILD_ID:

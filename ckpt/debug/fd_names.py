@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 from typing import TYPE_CHECKING, Final
 
 from ckpt.debug.text import escape, shorten
@@ -23,10 +22,6 @@ _MAX_WATCHED: Final = 8
 _MAX_FDINFO_BYTES: Final = 1 << 16
 _AT_FDCWD: Final = -100
 _SOCKET: Final = "socket:["
-_TYPES: Final = {1: "stream", 2: "dgram", 3: "raw", 5: "seqpacket"}
-_FAMILIES: Final = {16: "netlink", 17: "packet", 38: "alg", 40: "vsock"}
-_STATES: Final = {10: "listening"}
-_SO_PEERCRED_BYTES: Final = 12
 
 
 class FdNames:
@@ -79,11 +74,13 @@ class FdNames:
             copy = pidfd_getfd(self._pidfd, fd)
         except OSError:
             return link
-        with socket.socket(fileno=copy) as found:
-            # A thread may have a table of its own; the copy is from the leader's.
-            if f"{_SOCKET}{os.fstat(copy).st_ino}]" != link:
-                return link
-            return _describe(found, link)
+        # A thread may have a table of its own; the copy is from the leader's.
+        if f"{_SOCKET}{os.fstat(copy).st_ino}]" != link:
+            os.close(copy)
+            return link
+        from ckpt.debug.socket_names import describe_socket
+
+        return describe_socket(copy, link)
 
     def _describe_anonymous(self, fd: int, link: str) -> str:
         """Say what fdinfo has to say that helps somebody who finds a thread waiting there."""
@@ -115,61 +112,3 @@ class FdNames:
 def _as_int(value: int) -> int:
     """Return an argument as the kernel takes a descriptor: 32 bits, signed."""
     return (value & 0xFFFF_FFFF ^ 0x8000_0000) - 0x8000_0000
-
-
-def _describe(found: socket.socket, link: str) -> str:
-    kind = _TYPES.get(_as_int(found.type), str(int(found.type)))
-    if found.family in (socket.AF_INET, socket.AF_INET6):
-        return _describe_inet(found)
-    if found.family == socket.AF_UNIX:
-        return _describe_unix(found, kind, link)
-    name = _FAMILIES.get(int(found.family), f"family {int(found.family)}")
-    own = _address(found, found.getsockname)
-    return f"{name} {kind} {own}".rstrip()
-
-
-def _describe_inet(found: socket.socket) -> str:
-    names = {socket.SOCK_STREAM: "TCP", socket.SOCK_DGRAM: "UDP", socket.SOCK_RAW: "RAW"}
-    own, peer = _address(found, found.getsockname), _address(found, found.getpeername)
-    name = names.get(found.type, "inet")
-    if found.family == socket.AF_INET6:
-        name += "6"
-    if peer:
-        return f"{name} {own} -> {peer}"
-    is_listening = found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-    return f"{name} {own}{' listening' if is_listening else ' not connected'}"
-
-
-def _describe_unix(found: socket.socket, kind: str, link: str) -> str:
-    own, peer = _address(found, found.getsockname), _address(found, found.getpeername)
-    parts = [f"unix {kind}", own or link.removeprefix("socket:")]
-    if found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-        return " ".join([*parts, "listening"])
-    credentials = b""
-    with contextlib.suppress(OSError):
-        credentials = found.getsockopt(
-            socket.SOL_SOCKET, socket.SO_PEERCRED, _SO_PEERCRED_BYTES
-        )
-    pid = int.from_bytes(credentials[:4], "little")
-    if peer or pid:
-        parts += ["->", *([peer] if peer else []), *([f"made by pid {pid}"] if pid else [])]
-    return " ".join(parts)
-
-
-def _address(found: socket.socket, ask: object) -> str:
-    """Return a socket's own or its peer's address; empty: it has none."""
-    try:
-        address = ask()  # type: ignore[operator]
-    except OSError:
-        return ""
-    if isinstance(address, bytes):
-        return "@" + address[1:].decode("utf-8", "surrogateescape") if address[:1] == b"\0" else (
-            address.decode("utf-8", "surrogateescape")
-        )
-    if isinstance(address, str):
-        return address
-    if found.family == socket.AF_INET:
-        return f"{address[0]}:{address[1]}"
-    if found.family == socket.AF_INET6:
-        return f"[{address[0]}]:{address[1]}"
-    return str(address)

@@ -98,7 +98,10 @@ class Futexes:
         return None if wait is None else self.describe(wait.address, holds_owner=wait.is_pi)
 
     def describe(self, address: int, *, holds_owner: bool) -> FutexWord:
-        """Describe the futex at `address`; `holds_owner`: its word is TID and flags (robust, PI)."""
+        """Describe the futex at `address`.
+
+        `holds_owner`: its word is the owner's tid with flags, as of robust and PI futexes.
+        """
         content = self._space.read(address, 4)
         value = int.from_bytes(content, "little") if len(content) == 4 else None
         owner = (value or 0) & FUTEX_TID_MASK if holds_owner else 0
@@ -148,9 +151,7 @@ class Futexes:
                 is_same = False
             else:
                 key = key or self._shared_key(self._tgid, address)
-                is_same = key is not None and key == self._shared_key(
-                    wait.task.tgid, wait.address
-                )
+                is_same = key is not None and key == self._shared_key(wait.task.tgid, wait.address)
             if is_same:
                 yield Who(wait.task.tid, wait.task.tgid, escape(wait.task.comm))
 
@@ -212,5 +213,3 @@ def _read_maps(tgid: int) -> list[MapsLine]:
             return parse_maps(file.read())
     except OSError:
         return []
-
-

@@ -19,7 +19,6 @@ import os
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from ckpt.debug.bare_view import read_bare_view
 from ckpt.debug.fd_names import FdNames
 from ckpt.debug.futexes import Futexes
 from ckpt.debug.inspect_process import Surrounding, name_command, report_process
@@ -156,6 +155,7 @@ class Inspector:
         return self._look_by_proc(tgid, peers)
 
     def _look_by_proc(self, tgid: int, peers: Sequence[PeerTask] | None) -> _Look:
+        from ckpt.debug.bare_view import read_bare_view
         from ckpt.debug.proc_places import read_places
 
         gaps = [_WITHOUT_BPF]
@@ -254,6 +254,7 @@ def find_process(pid: int) -> int:
 
 def _observe_by_proc(tgid: int) -> KernelView:
     """Read what /proc shows of a running process. Raises PermissionError when it is not ours."""
+    from ckpt.debug.bare_view import read_bare_view
     from ckpt.host.proc_view import ProcObserver
 
     try:

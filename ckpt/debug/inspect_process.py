@@ -47,13 +47,13 @@ _LIMITS: Final = (
 """By RLIMIT_* number, include/uapi/asm-generic/resource.h."""
 _INFINITY: Final = (1 << 64) - 1
 _SIGEV: Final = {0: "signal", 1: "nothing", 2: "thread", 4: "signal to thread"}
-_CAPABILITIES: Final = (
+_CAPABILITY_NAMES: Final = (
     "chown dac_override dac_read_search fowner fsetid kill setgid setuid setpcap linux_immutable "
     "net_bind_service net_broadcast net_admin net_raw ipc_lock ipc_owner sys_module sys_rawio "
     "sys_chroot sys_ptrace sys_pacct sys_admin sys_boot sys_nice sys_resource sys_time "
     "sys_tty_config mknod lease audit_write audit_control setfcap mac_override mac_admin syslog "
     "wake_alarm block_suspend audit_read perfmon bpf checkpoint_restore"
-).split()
+)
 """By number, include/uapi/linux/capability.h, 6.18."""
 _CORE_DUMPED: Final = 0x80
 
@@ -97,6 +97,7 @@ def report_process(
         limits=_limits(process),
         sharing=tuple(_sharing(view, leader, around)),
         credentials=_credentials(pid, leader, found),
+        deadlocks=tuple(find_deadlocks(threads)),
         flags=tuple(_flags(process, view)),
         gaps=tuple(found),
     )
@@ -257,14 +258,36 @@ def _credentials(pid: int, leader: ThreadView, gaps: list[str]) -> Credentials |
 
 def _name_capabilities(value: int) -> str:
     """Return `none`, `all`, or names; of many the ones that are missing."""
-    everything = (1 << len(_CAPABILITIES)) - 1
+    capabilities = _CAPABILITY_NAMES.split()
+    everything = (1 << len(capabilities)) - 1
     if not value:
         return "none"
     if value & everything == everything:
         return "all"
-    names = [name for bit, name in enumerate(_CAPABILITIES) if value >> bit & 1]
-    missing = [name for bit, name in enumerate(_CAPABILITIES) if not value >> bit & 1]
+    names = [name for bit, name in enumerate(capabilities) if value >> bit & 1]
+    missing = [name for bit, name in enumerate(capabilities) if not value >> bit & 1]
     return ", ".join(names) if len(names) <= len(missing) else f"all but {', '.join(missing)}"
+
+
+def find_deadlocks(threads: Sequence[ThreadReport]) -> Iterator[tuple[int, ...]]:
+    """Yield each circle of threads that wait for one another, from its lowest tid on."""
+    waits = {
+        thread.tid: thread.futex.owner_tid
+        for thread in threads
+        if thread.futex is not None and thread.futex.owner_tid
+    }
+    done: set[int] = set()
+    for start in sorted(waits):
+        path: list[int] = []
+        tid = start
+        while tid in waits and tid not in done:
+            done.add(tid)
+            path.append(tid)
+            tid = waits[tid]
+        if tid in path:
+            circle = path[path.index(tid) :]
+            lowest = circle.index(min(circle))
+            yield (*circle[lowest:], *circle[:lowest])
 
 
 def _flags(process: ProcessView | None, view: KernelView) -> Iterator[str]:

@@ -103,7 +103,7 @@ def thread_lines(thread: ThreadReport) -> Iterator[str]:
     yield from _user_lines(thread)
     yield from _restart_lines(thread)
     for robust in thread.robust_lists:
-        yield from _robust_lines(robust)
+        yield from _robust_lines(robust, thread.tgid)
     yield from _signal_lines(thread)
     yield from _attribute_lines(thread)
     for gap in thread.gaps:
@@ -131,15 +131,15 @@ def _call_lines(thread: ThreadReport) -> Iterator[str]:
         lines.append(f"{left} ({ends.clock}, by {ends.source})")
     yield from field("call", lines)
     if thread.futex is not None:
-        yield from field("futex", _futex_lines(thread.futex, thread.tid))
+        yield from field("futex", _futex_lines(thread.futex, thread))
 
 
-def _futex_lines(word: FutexWord, waiter: int) -> list[str]:
+def _futex_lines(word: FutexWord, thread: ThreadReport) -> list[str]:
     value = "cannot be read" if word.value is None else f"holds {word.value:#x}"
     lines = [f"{_place(word)} {value}{_owner_text(word)}"]
-    others = [who for who in word.waiters if who.tid != waiter]
+    others = [who_text(who, thread.tgid) for who in word.waiters if who.tid != thread.tid]
     if others:
-        lines.append(f"also waited for by {listed([who_text(who) for who in others])}")
+        lines.append(f"also waited for by {listed(others)}")
     return lines
 
 
@@ -182,7 +182,7 @@ def _restart_lines(thread: ThreadReport) -> Iterator[str]:
     yield from field("restart", lines)
 
 
-def _robust_lines(robust: RobustList) -> Iterator[str]:
+def _robust_lines(robust: RobustList, tgid: int) -> Iterator[str]:
     if not robust.entries and robust.pending is None and not robust.problem:
         return
     kind = "compat list" if robust.is_compat else "list"
@@ -190,20 +190,20 @@ def _robust_lines(robust: RobustList) -> Iterator[str]:
         f"{kind} at {robust.head:#x}: {len(robust.entries)} locks, "
         f"futex at entry{robust.futex_offset:+d}"
     ]
-    lines += [_entry_text(entry) for entry in robust.entries[:_MAX_ENTRIES]]
+    lines += [_entry_text(entry, tgid) for entry in robust.entries[:_MAX_ENTRIES]]
     if len(robust.entries) > _MAX_ENTRIES:
         lines.append(f"... {len(robust.entries) - _MAX_ENTRIES} more")
     if robust.pending is not None:
-        lines.append(f"being taken or released: {_entry_text(robust.pending)}")
+        lines.append(f"being taken or released: {_entry_text(robust.pending, tgid)}")
     if robust.problem:
         lines.append(f"the list is damaged: {robust.problem}")
     yield from field("robust", lines)
 
 
-def _entry_text(entry: RobustEntry) -> str:
+def _entry_text(entry: RobustEntry, tgid: int) -> str:
     word = entry.futex
     value = "cannot be read" if word.value is None else f"{word.value:#x}"
-    waiters = f", waited for by {listed([who_text(who) for who in word.waiters])}"
+    waiters = f", waited for by {listed([who_text(who, tgid) for who in word.waiters])}"
     kind = "PI futex " if entry.is_pi else "futex "
     return f"{kind}{_place(word)} {value}{_owner_text(word)}{waiters if word.waiters else ''}"
 

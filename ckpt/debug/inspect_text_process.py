@@ -26,6 +26,7 @@ def process_lines(report: ProcessReport) -> Iterator[str]:
         yield from field("exe", [report.exe])
     yield from field("family", [_family(report)])
     yield from field("now", report.flags)
+    yield from field("deadlock", [_circle(tids) for tids in report.deadlocks])
     if report.credentials is not None:
         yield from field("user", list(_credential_lines(report.credentials)))
     yield from field("signals", list(_signal_lines(report)))
@@ -65,6 +66,13 @@ def _credential_lines(found: Credentials) -> Iterator[str]:
         yield f"capabilities {found.capabilities['effective']}"
     if found.securebits:
         yield f"securebits {found.securebits:#x}"
+
+
+def _circle(tids: tuple[int, ...]) -> str:
+    names = [f"thread {tid}" for tid in tids]
+    if len(names) == 1:
+        return f"{names[0]} waits for a futex that it owns itself"
+    return f"{' waits for '.join([*names, names[0]])}"
 
 
 def _ids(ids: tuple[int, ...]) -> str:

@@ -262,6 +262,8 @@ class ProcessReport(_Value, frozen=True, kw_only=True):
     limits: tuple[Limit, ...] | None
     sharing: tuple[Sharing, ...]
     credentials: Credentials | None
+    deadlocks: tuple[tuple[int, ...], ...]
+    """Threads that wait for each other in a circle, each for a futex that the next one owns."""
     flags: tuple[str, ...]
     """What the process is in the middle of: group stop, exit, vfork."""
     gaps: tuple[str, ...]

@@ -39,9 +39,9 @@ def duration(time_ns: int) -> str:
     return f"{days} d {clock}" if days else clock
 
 
-def who_text(who: Who) -> str:
-    """Return a task as `412 (worker)`, with its process if it is not the leader."""
-    process = f" of {who.tgid}" if who.tgid not in (0, who.tid) else ""
+def who_text(who: Who, inside: int = 0) -> str:
+    """Return a task as `412 (worker)`, with its process if that is another than `inside`."""
+    process = f" of {who.tgid}" if who.tgid not in (0, who.tid, inside) else ""
     return f"{who.tid}{process} ({who.comm})" if who.comm else f"{who.tid}{process}"
 
 

@@ -19,8 +19,9 @@ from ckpt.debug.elf import ElfSymbols, Load, Symbol, read_symbols
 if TYPE_CHECKING:
     from ckpt.host.bpf_cache import Cache
 
-_PREFIX: Final = "symbols-1-"
+_PREFIX: Final = "symbols-2-"
 """With a version of what is kept: a change of `_Kept` or of `ElfSymbols` takes another."""
+_DEBUG_FOLDER: Final = "/usr/lib/debug/.build-id"
 _FILES_KEPT: Final = 48
 _MAX_KEPT_BYTES: Final = 2 << 20
 _MAX_READ_BYTES: Final = 64 << 20
@@ -105,8 +106,19 @@ def _identify(fd: int) -> str:
         import xxhash
 
         return f"{_PREFIX}{xxhash.xxh3_128_hexdigest(os.pread(fd, found.st_size, 0))}"
-    times = f"{found.st_mtime_ns:x}-{found.st_ctime_ns:x}"
+    times = f"{found.st_mtime_ns:x}-{found.st_ctime_ns:x}-{_debug_file_time(fd):x}"
     return f"{_PREFIX}{found.st_dev:x}-{found.st_ino:x}-{found.st_size:x}-{times}"
+
+
+def _debug_file_time(fd: int) -> int:
+    """Return when the file's symbols were installed beside it; 0: they are not."""
+    build_id = read_build_id(fd)
+    if len(build_id) <= 2:
+        return 0
+    try:
+        return os.stat(f"{_DEBUG_FOLDER}/{build_id[:2]}/{build_id[2:]}.debug").st_mtime_ns
+    except OSError:
+        return 0
 
 
 def read_build_id(fd: int) -> str:

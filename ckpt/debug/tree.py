@@ -11,7 +11,6 @@ from ckpt.debug.inspect_thread import decode_bare, describe_state
 from ckpt.debug.inspect_types import TreeNode
 from ckpt.debug.text import escape
 from ckpt.host.kernel_view import NO_OBJECT, PF_KTHREAD
-from ckpt.host.proc_tasks import parse_stat
 from ckpt.host.status import read_small
 from ckpt.host.surroundings import PeerTask
 
@@ -85,6 +84,8 @@ def read_peers(own: Sequence[PeerTask]) -> Iterator[PeerTask]:
 
 
 def _read_peer(pid: int) -> PeerTask:
+    from ckpt.host.proc_tasks import parse_stat
+
     text = read_small(f"/proc/{pid}/stat")
     stat = parse_stat(text)
     comm = text[text.index(b"(") + 1 : text.rindex(b")")].decode("utf-8", "surrogateescape")

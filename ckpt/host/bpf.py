@@ -79,7 +79,7 @@ class BpfObserver:
             self._loaded.popitem()[1].close()
 
     def prepare(self, *names: str) -> None:
-        """Load programs (default: what a snapshot needs) now, so that a later ``read_*`` only reads."""
+        """Load programs now, so that a later ``read_*`` only reads; default: a snapshot's."""
         for name in names or SNAPSHOT_PROGRAMS:
             self._load(name)
 
