@@ -44,6 +44,8 @@ _MAX_STACKS: Final = 24
 """More stacks than these are bundled where they lie side by side."""
 _MAX_GUARD: Final = 1 << 20
 """What is inaccessible below a stack and not larger belongs to the stack."""
+_SHARED_MEMORY: Final = "/dev/zero"
+"""What the kernel calls shared memory without a name, `mm/shmem.c`."""
 _PROT: Final = Vm.READ | Vm.WRITE | Vm.EXEC
 
 
@@ -120,9 +122,10 @@ class AreaMap:
             blocks = list(_bundle_stacks(blocks))
         if len(blocks) <= MAX_ALONE * 2:
             return blocks
-        by_weight = sorted(blocks, key=lambda block: (block.stored_bytes, block.size_bytes))
-        alone = {block.start for block in by_weight[-MAX_ALONE:]}
-        return list(_bundle(blocks, alone))
+        weights = sorted(map(_weight, blocks))
+        # Of those that are alike, all stand alone or none: thousands of equals are one bundle.
+        limit = weights[-MAX_ALONE - 1]
+        return list(_bundle(blocks, {each.start for each in blocks if _weight(each) > limit}))
 
     def _block(self, area: Area) -> Block:
         stored = self._stored(area)
@@ -132,6 +135,8 @@ class AreaMap:
         name = os.path.basename(path) or path
         if not name:
             name = escape_bytes(area.anon_name or area.special) or _CALLED.get(kind, kind)
+        if path == _SHARED_MEMORY:
+            name = _CALLED["shared"]
         if area.start in self._stacks:
             name = f"stack {self._stacks[area.start]}"
         prot = "".join(
@@ -181,11 +186,15 @@ _CALLED: Final = {
     "heap": "heap",
     "stack": "stack",
     "anon": "anonymous",
-    "jit": "generated code",
+    "jit": "generated",
     "shared": "shared",
     "kernel": "kernel",
     "reserved": "reserved",
 }
+
+
+def _weight(block: Block) -> tuple[int, int]:
+    return block.stored_bytes, block.size_bytes
 
 
 def _join_guards(blocks: Sequence[Block]) -> list[Block]:

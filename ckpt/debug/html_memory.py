@@ -138,7 +138,6 @@ def _block(index: int, block: Block) -> Html:
         class_=f"block k-{block.kind}" + (" bundle" if block.areas > 1 else ""),
         style=f"width:{_width(block)}px;--fill:{percent(fill, 1)}",
         title=_describe(block),
-        aria_label=_describe(block),
         data_kind=block.kind,
     )
 

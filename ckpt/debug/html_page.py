@@ -274,7 +274,6 @@ def _about_image(image: ImageFile) -> Html:
         ("file", short(image.path, 120)),
         ("kernel", safe(f"{header.kernel_release} {header.kernel_version}")),
         ("page size", safe(size(header.page_size))),
-        ("asked for", safe(", ".join(f"{k}={v}" for k, v in header.options.items()) or "nothing")),
     ]
     listed = (joined((element("dt", name), element("dd", value))) for name, value in facts)
     return joined(
