@@ -41,6 +41,16 @@ from tests.unit.test_image_samples import HEADER
 from tests.unit.test_show import HOSTILE, assert_harmless, regs, struct_of, thread
 
 CODE, STACK, DATA = 0x40_0000, 0x7F00_0000_0000, 0x5000_0000
+MM_NUMBERS = ("start_code", "end_code", "start_data", "end_data", "start_brk", "brk")
+MM: dict[str, Any] = {
+    "ref": 1,
+    "start_stack": 0,
+    "arg_start": STACK + 4096,
+    "arg_end": STACK + 4106,
+    "env_start": 0,
+    "env_end": 0,
+    "auxv": b"",
+}
 VIEWS = ("", "maps", "threads", "fds", "tree")
 
 
@@ -74,7 +84,7 @@ def records() -> list[Record]:
         msgspec.structs.replace(thread(CODE + 2), regs=stopped),
         msgspec.structs.replace(thread(CODE + 2, b"two\x1b"), tid=413),
         layout(),
-        MmRecord(1, *([0] * 7), STACK + 4096, STACK + 4106, 0, 0, b"", exe),
+        MmRecord(**dict.fromkeys(MM_NUMBERS, 0) | MM, exe=exe),
         SessionRecord(tgid=412, pgid=400, sid=399, tty=0, is_foreground=False, tty_fds=[]),
         ThreadSignals(tid=412, mask=0x200, pending=[b"\x0a" + bytes(127), b"short"]),
         AltStack(tid=412, sp=STACK, size=4096, flags=0),
