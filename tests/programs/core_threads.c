@@ -204,7 +204,6 @@ int main(int argc, char **argv)
 	for (intptr_t i = 0; i < 5; i++)
 		pthread_create(&threads[i], NULL, run, (void *)i);
 	pthread_barrier_wait(&barrier);
-	usleep(50000);
 	snprintf(path, sizeof(path), "%s/ready", argv[1]);
 	close(open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
 	pthread_join(threads[0], NULL);
