@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ckpt.debug.tape_actions import Facts, calls_of, creation_calls
+from ckpt.debug.tape_actions import Facts, calls_of, creation_calls, parts_of
 from ckpt.debug.tape_text import TapeText
 from ckpt.debug.text import escape
 from ckpt.objects.steps import Executor
@@ -35,6 +35,8 @@ def plan_lines(plan: Plan, text: TapeText, facts: Facts) -> Iterator[str]:
         for what, tokens in _tokens(step).items():
             if tokens:
                 yield f"    {what} {', '.join(tokens)}"
+        for part in parts_of(step):
+            yield f"    makes {escape(part)}"
         yield from _call_lines(calls_of(step, facts), text)
     yield ""
     yield f"step {len(plan.steps) + 1} {COMMIT} (host): {_COMMIT_WHY}"
@@ -76,13 +78,14 @@ def step_json(number: int, name: str, step: Step | None) -> dict[str, Any]:
         "tid": step.tid,
         "why": escape(step.why),
         "action": None if step.action is None else escape(step.action.describe()),
+        "parts": list(map(escape, parts_of(step))),
         **_tokens(step),
     }
 
 
 def _host_json(number: int, name: str, why: str) -> dict[str, Any]:
     none: dict[str, list[str]] = {"needs": [], "after": [], "provides": []}
-    what = {"executor": "host", "tid": 0, "why": why, "action": None}
+    what: dict[str, Any] = {"executor": "host", "tid": 0, "why": why, "action": None, "parts": []}
     return {"number": number, "name": name, **what, **none}
 
 

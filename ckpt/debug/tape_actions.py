@@ -10,7 +10,7 @@ import functools
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ckpt.debug.tape_text import Later, PlannedCall, planned
-from ckpt.objects import area_actions, interrupted, last_calls, task
+from ckpt.objects import area_actions, files, interrupted, last_calls, task
 from ckpt.objects.file_kinds import epoll, socketpair
 from ckpt.objects.passing import close_call, lowest_free, receive_call
 from ckpt.objects.steps import Blob, Call, Entry, Expect, Scratch
@@ -76,11 +76,24 @@ def creation_calls(facts: Facts) -> Iterator[tuple[int, PlannedCall]]:
     yield tid, PlannedCall(area_actions.SYS_MUNMAP, area)
 
 
+def parts_of(step: Step) -> list[str]:
+    """Return what an action that does several things does, one line each; else nothing."""
+    if isinstance(step.action, files.MakeFiles):
+        return [action.describe() for action in step.action.actions]
+    return []
+
+
 @functools.singledispatch
 def _calls_of_action(action: Any, facts: Facts) -> Iterator[tuple[int, PlannedCall]]:
     """Most actions have the process make no call."""
     del action, facts
     return iter(())
+
+
+@_calls_of_action.register(files.MakeFiles)
+def _(action: files.MakeFiles, facts: Facts) -> Iterator[tuple[int, PlannedCall]]:
+    for part in action.actions:
+        yield from _calls_of_action(part, facts)
 
 
 @_calls_of_action.register(area_actions.MoveSpecial)
