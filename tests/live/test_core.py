@@ -10,7 +10,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,14 +46,32 @@ VALUES = {
 }
 
 
+VECTORS = ("$xmm0", "$xmm7", "$ymm0", "$st0", "$mxcsr", "$fctrl", "$fs_base")
+QUESTIONS = {
+    "frames": [f"{EACH} bt -full"],
+    "registers": [f"{EACH} info registers", *(f"{EACH} p {name}" for name in VECTORS)],
+    "calls": [f"{EACH} p (long)$orig_rax"],
+    "values": [word for name in VALUES for word in (f"output {name}", "echo \\n")],
+    "signal": [f"{EACH} p $_siginfo"],
+    "own": [f"{EACH} p own_number"],
+    "system": ["info auxv", "x/4i main", "x/2i nanosleep"],
+    "secret": ["output secret", "echo \\n"],
+}
+Answers = dict[str, list[str]]
+
+
 class Views(NamedTuple):
-    """One process, and its cores."""
+    """One process, its cores, and what gdb answers of each to QUESTIONS."""
 
     pid: int
     binary: Path
     image_core: Path
     live_core: Path
-    frozen_text: str
+    said: str
+    """Of the tool that made the live core."""
+    image: Answers
+    live: Answers
+    attached: Answers
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +85,12 @@ def views(build: Build, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vi
         good("snapshot", str(process.pid), "--leave-running", "-o", str(image))
         good("core", str(image), "-o", str(image_core))
         said = good("core", "--live", str(process.pid), "-o", str(live_core))
-        assert (folder / "ready").exists()
-        yield Views(process.pid, binary, image_core, live_core, said)
+        answers = (
+            ask(str(binary), str(image_core)),
+            ask(str(binary), str(live_core)),
+            ask("-p", str(process.pid)),
+        )
+        yield Views(process.pid, binary, image_core, live_core, said, *answers)
 
 
 def calls_of(pid: int) -> list[bytes]:
@@ -84,20 +106,24 @@ def good(*args: str) -> str:
     return str(done.stdout)
 
 
-def ask(views: Views, *commands: str) -> tuple[list[str], list[str], list[str]]:
-    """Return what gdb prints of the image's core, of the live core and of the process."""
-    command = [*GDB, *(word for text in commands for word in ("-ex", text))]
-    attached = gdb([*command, "-p", str(views.pid)])
-    image = gdb([*command, str(views.binary), str(views.image_core)])
-    return image, gdb([*command, str(views.binary), str(views.live_core)]), attached
+def ask(*what: str) -> Answers:
+    """Return what gdb answers to all questions about a core or a process."""
+    commands = [word for name, asked in QUESTIONS.items() for word in (f"echo ={name}\\n", *asked)]
+    answers: Answers = {}
+    for line in gdb(*what, commands=commands):
+        if line[:1] == "=" and line[1:] in QUESTIONS:
+            found = answers.setdefault(line[1:], [])
+        else:
+            found.append(line)
+    assert list(answers) == list(QUESTIONS)
+    return answers
 
 
-def gdb(command: list[str]) -> list[str]:
-    """Run gdb; return the lines that answer `-ex` commands, without what is different by nature."""
-    at = command.index("-ex")
-    marked = [*command[:at], "-ex", "echo BEGIN\\n", *command[at:], "-ex", "echo END\\n"]
-    # Files and processes come before commands, or these would have nothing to look at.
-    done = subprocess.run(marked, capture_output=True, text=True, timeout=60)
+def gdb(*what: str, commands: Sequence[str]) -> list[str]:
+    """Run gdb on a core or a process; return its answers without what differs by nature."""
+    marked = ["echo BEGIN\\n", *commands, "echo END\\n"]
+    command = [*GDB, *what, *(word for text in marked for word in ("-ex", text))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     text = done.stdout.partition("BEGIN\n")[2].partition("END\n")[0]
     assert text, done.stderr
     # Only a running process has names of threads; values are numbered.
@@ -105,25 +131,24 @@ def gdb(command: list[str]) -> list[str]:
     return re.sub(r"^\$\d+ = ", "= ", text, flags=re.M).splitlines()
 
 
-def test_backtraces_with_every_variable(views: Views) -> None:
-    image, live, attached = ask(views, f"{EACH} bt -full")
-    assert image == attached
-    assert live == attached
-    text = "\n".join(image)
-    assert text.count("\nThread ") + text.startswith("Thread ") == 6
+@pytest.mark.parametrize("what", [name for name in QUESTIONS if name not in ("calls", "secret")])
+def test_a_core_is_like_the_process(views: Views, what: str) -> None:
+    assert views.attached[what]
+    assert views.image[what] == views.attached[what]
+    assert views.live[what] == views.attached[what]
+
+
+def test_every_frame_is_there(views: Views) -> None:
+    text = "\n".join(views.image["frames"])
+    assert len(re.findall("^Thread ", text, re.M)) == 6
     assert "wait_nanosleep (depth=depth@entry=3)" in text
     for name in ("wait_futex", "wait_poll", "wait_sigtimedwait", "wait_spinning", "main"):
-        assert f"in {name} (" in text or f" {name} (" in text
+        assert f" {name} (" in text
 
 
-def test_registers(views: Views) -> None:
-    """General, FP and vector registers; results of interrupted calls as a debugger sees them."""
-    names = ["$xmm0", "$xmm7", "$ymm0", "$st0", "$mxcsr", "$fctrl", "$fs_base"]
-    commands = [f"{EACH} info registers", *(f"{EACH} p {name}" for name in names)]
-    image, live, attached = ask(views, *commands)
-    assert image == attached
-    assert live == attached
-    text = "\n".join(image)
+def test_registers_have_what_the_program_put_there(views: Views) -> None:
+    """General, FP and vector ones, and results of interrupted calls as a debugger sees them."""
+    text = "\n".join(views.image["registers"])
     assert "3.1415926535897932385" in text
     assert "uint128 = 1234605616436508552" in text
     for result in ("-516", "-512", "-4"):
@@ -132,46 +157,30 @@ def test_registers(views: Views) -> None:
 
 def test_interrupted_calls(views: Views) -> None:
     """A call with a restart_block is restart_syscall (219) once it has been interrupted."""
-    image, live, attached = ask(views, f"{EACH} p (long)$orig_rax")
-    assert live == attached
-    found = [line for line in image if line.startswith("= ")]
+    assert views.live["calls"] == views.attached["calls"]
+    found = [line for line in views.image["calls"] if line.startswith("= ")]
     assert found == ["= 202", "= 230", "= 202", "= 7", "= 128", "= -1"]
     restarted = {"= 230": "= 219", "= 7": "= 219"}
-    assert [line for line in live if line.startswith("= ")] == [
+    assert [line for line in views.live["calls"] if line.startswith("= ")] == [
         restarted.get(line, line) for line in found
     ]
 
 
 def test_values_in_every_kind_of_memory(views: Views) -> None:
-    commands = [f"output {name}" for name in VALUES]
-    commands = [word for text in commands for word in (text, "echo \\n")]
-    image, live, attached = ask(views, *commands)
-    assert image == attached
-    assert live == attached
-    for line, (name, value) in zip(image, VALUES.items(), strict=True):
+    for line, (name, value) in zip(views.image["values"], VALUES.items(), strict=True):
         assert line.endswith(value), name
 
 
-def test_signal_auxv_and_thread_local_variables(views: Views) -> None:
-    image, live, attached = ask(
-        views,
-        f"{EACH} p $_siginfo",
-        "info auxv",
-        f"{EACH} p own_number",
-        "x/4i main",
-        "x/2i nanosleep",
-    )
-    assert image == attached
-    assert live == attached
-    assert any("si_signo = 19" in line for line in image)
-    assert [line for line in image if line in [f"= {100 + i}" for i in range(5)]]
+def test_signals_and_thread_local_variables(views: Views) -> None:
+    assert sum("si_signo = 19" in line for line in views.image["signal"]) == 6
+    found = [line for line in views.image["own"] if line.startswith("= ")]
+    assert found == ["= 0", *(f"= {100 + index}" for index in range(5))]
 
 
 def test_memory_that_was_kept_from_cores(views: Views) -> None:
-    image, live, attached = ask(views, "output secret", "echo \\n")
-    assert attached[0].endswith('"not for cores"')
-    for lines, core in ((image, views.image_core), (live, views.live_core)):
-        assert "not for cores" not in "\n".join(lines)
+    assert views.attached["secret"][0].endswith('"not for cores"')
+    for answers, core in ((views.image, views.image_core), (views.live, views.live_core)):
+        assert "not for cores" not in "\n".join(answers["secret"])
         assert b"not for cores\0" not in core.read_bytes()
 
 
@@ -180,9 +189,8 @@ def test_mapped_files_are_named_where_they_are(views: Views) -> None:
     maps = parse_maps(Path(f"/proc/{views.pid}/maps").read_bytes())
     wanted = {(line.start, line.end, line.offset, line.name) for line in maps if line.inode}
     for core in (views.image_core, views.live_core):
-        lines = gdb([*GDB, "-ex", "info proc mappings", str(views.binary), str(core)])
         found = set()
-        for line in lines:
+        for line in gdb(str(views.binary), str(core), commands=["info proc mappings"]):
             if re.match(r" *0x", line):
                 start, end, _, offset, name = line.split(None, 4)
                 found.add((*(int(text, 16) for text in (start, end, offset)), name.encode()))
@@ -208,7 +216,7 @@ def test_the_result_is_told(views: Views) -> None:
     assert re.fullmatch(
         rf"process {views.pid}: 6 threads, {size} bytes \(\d+ on disk\) in {views.live_core}, "
         r"frozen 0\.\d+ s\n",
-        views.frozen_text,
+        views.said,
     )
 
 
@@ -223,8 +231,8 @@ def test_a_python_program(tmp_path: Path) -> None:
         core = tmp_path / "core"
         good("core", "--live", str(process.pid), "-o", str(core), "--full")
         exe = os.path.realpath(f"/proc/{process.pid}/exe")
-        lines = gdb([*GDB, "-ex", "bt", exe, str(core)])
-        attached = gdb([*GDB, "-ex", "bt", "-p", str(process.pid)])
+        lines = gdb(exe, str(core), commands=["bt"])
+        attached = gdb("-p", str(process.pid), commands=["bt"])
     assert any("_PyEval_EvalFrameDefault" in line for line in lines)
     assert lines == attached
     assert b"core core core core core of python" in core.read_bytes()
@@ -233,13 +241,14 @@ def test_a_python_program(tmp_path: Path) -> None:
 def test_the_same_without_bpf_and_as_a_stream(views: Views, tmp_path: Path) -> None:
     core = tmp_path / "core"
     good("core", "--live", str(views.pid), "-o", str(core), "--no-bpf")
-    lines = gdb([*GDB, "-ex", f"{EACH} bt", str(views.binary), str(core)])
-    assert lines == gdb([*GDB, "-ex", f"{EACH} bt", str(views.binary), str(views.image_core)])
+    frames = gdb(str(views.binary), str(core), commands=QUESTIONS["frames"])
+    assert frames == views.attached["frames"]
     command = [sys.executable, "-m", "ckpt.cli", "core", "--live", str(views.pid), "-o", "-"]
     streamed = subprocess.run(command, capture_output=True, timeout=60)
     assert streamed.returncode == 0, streamed.stderr
     core.write_bytes(streamed.stdout)
-    assert lines == gdb([*GDB, "-ex", f"{EACH} bt", str(views.binary), str(core)])
+    frames = gdb(str(views.binary), str(core), commands=QUESTIONS["frames"])
+    assert frames == views.attached["frames"]
 
 
 @pytest.fixture
