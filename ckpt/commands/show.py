@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from ckpt.debug.show_blocks import Block
     from ckpt.image.reader import ImageFile
 
+_BATCH: Final = 256
 _FORMATS: Final = ("hex", "disasm", "string")
 
 
@@ -156,12 +158,17 @@ def _view_blocks(view: str, section: str, image: ImageFile) -> Iterator[Block]:
 def _print_lines(args: argparse.Namespace, image: ImageFile) -> None:
     from ckpt.debug.show_blocks import block_lines
 
-    count = 0
-    for line in block_lines(_blocks(args, image)):
-        print(line)
-        count += 1
-    if not count:
+    if not _print_all(block_lines(_blocks(args, image))):
         print("ckpt-bpf: nothing to show", file=sys.stderr)
+
+
+def _print_all(lines: Iterable[str]) -> int:
+    """Print lines as they come, many at a time; return how many there were."""
+    count, rest = 0, iter(lines)
+    while batch := list(islice(rest, _BATCH)):
+        sys.stdout.write("\n".join(batch) + "\n")
+        count += len(batch)
+    return count
 
 
 def _json_parts(args: argparse.Namespace, image: ImageFile) -> Iterable[str]:
@@ -193,8 +200,7 @@ def _show_memory(args: argparse.Namespace, image: ImageFile) -> None:
             return
         lines = show_memory.disasm_lines if args.disasm else show_memory.hex_lines
         print(show_memory.head_line(space, spot))
-        for line in lines(space, spot):
-            print(line)
+        _print_all(lines(space, spot))
 
 
 def _memory_json(args: argparse.Namespace, space: Any, spot: Any) -> Iterable[str]:

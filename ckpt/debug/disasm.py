@@ -119,7 +119,7 @@ def _read_before(space: Space, address: int, count: int, bits: int) -> list[Line
 
 
 def _starts(space: Space, address: int, distance: int) -> Iterator[int]:
-    function = getattr(space, "find_symbol", lambda _address: None)(address)
+    function = space.find_symbol(address)
     if function is not None and 0 < address - function.value <= _MAX_BACK_BYTES:
         yield function.value
     area = space.find_area(address)

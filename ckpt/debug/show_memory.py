@@ -204,8 +204,7 @@ class _HexDump:
 
 
 def _hex_row(address: int, row: bytes) -> str:
-    pairs = " ".join(row[at : at + 2].hex() for at in range(0, len(row), 2))
-    return f"{address:012x}: {pairs:<39}  {row.translate(_AS_TEXT).decode('ascii')}"
+    return f"{address:012x}: {row.hex(' ', -2):<39}  {row.translate(_AS_TEXT).decode('ascii')}"
 
 
 def gap_line(piece: Piece) -> str:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ckpt.debug.calls import describe_thread
 from ckpt.debug.disasm import disasm
+from ckpt.debug.futexes import Futexes
 from ckpt.debug.render import render
 from ckpt.debug.show_blocks import Block
-from ckpt.debug.show_robust import walk_robust_list
 from ckpt.debug.symbols import AddressSpace
 from ckpt.debug.text import escape
 from ckpt.debug.unwind import Walk, name_frame, walk_stack
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from ckpt.arch.x86_64.regs import X86Regs
     from ckpt.debug.disasm import Line
+    from ckpt.debug.inspect_types import RobustEntry, RobustList
     from ckpt.image.reader import ImageFile
     from ckpt.objects.base import Records
 
@@ -187,40 +188,74 @@ def _pending(record: ThreadSignals) -> list[str]:
     return [siginfo.name_of(siginfo.signo_of(info)) for info in infos]
 
 
-def _robust_lists(record: RobustLists | None) -> list[tuple[str, int, int]]:
+def _robust_lists(record: RobustLists | None, space: AddressSpace) -> Iterator[RobustList]:
+    """Walk the robust lists of a thread; who waits for what is in them, an image does not say."""
     if record is None:
-        return []
-    heads = (("robust list", record.head, 8), ("compat robust list", record.compat_head, 4))
-    return [(name, head, size) for name, head, size in heads if head]
+        return
+    futexes = Futexes(space, None, 0, (), {})
+    if record.head:
+        yield futexes.walk_robust_list(record.head, is_compat=False)
+    if record.compat_head:
+        yield futexes.walk_robust_list(record.compat_head, is_compat=True)
 
 
 def _robust_lines(record: RobustLists | None, space: AddressSpace) -> Iterator[str]:
-    for name, head, size in _robust_lists(record):
-        walk = walk_robust_list(space, head, size)
-        more = f", then {walk.problem}" if walk.problem else ""
-        yield f"  {name}: head {head:#x}, {len(walk.held)} futexes held{more}"
-        for held in walk.held[:_MAX_HELD_SHOWN]:
-            yield f"    {held.line(space.locate(held.address))}"
-        if len(walk.held) > _MAX_HELD_SHOWN:
-            yield f"    ... {len(walk.held) - _MAX_HELD_SHOWN} more"
+    for walk in _robust_lists(record, space):
+        name = "compat robust list" if walk.is_compat else "robust list"
+        more = f", then: {walk.problem}" if walk.problem else ""
+        yield f"  {name}: head {walk.head:#x}, {len(walk.entries)} futexes held{more}"
+        for entry in walk.entries[:_MAX_HELD_SHOWN]:
+            yield f"    {_futex_text(entry)}"
+        if len(walk.entries) > _MAX_HELD_SHOWN:
+            yield f"    ... {len(walk.entries) - _MAX_HELD_SHOWN} more"
+        if walk.pending is not None:
+            yield f"    being taken or released: {_futex_text(walk.pending)}"
+
+
+def _futex_text(entry: RobustEntry) -> str:
+    futex = entry.futex
+    where = f"futex {futex.address:#x}{f' ({futex.place})' if futex.place else ''}"
+    if futex.value is None:
+        return f"{where}: not readable"
+    states = [f"owner {futex.owner_tid}"]
+    states += ["has waiters"] if futex.has_waiters else []
+    states += ["owner died"] if futex.owner_died else []
+    states += ["priority inheritance"] if entry.is_pi else []
+    return f"{where}: {', '.join(states)}"
+
+
+def _robust_plain(walk: RobustList) -> dict[str, Any]:
+    return {
+        "head": walk.head,
+        "is_compat": walk.is_compat,
+        "held": [_futex_plain(entry) for entry in walk.entries],
+        "pending": _futex_plain(walk.pending) if walk.pending is not None else None,
+        "problem": walk.problem,
+    }
+
+
+def _futex_plain(entry: RobustEntry) -> dict[str, Any]:
+    futex = entry.futex
+    return {
+        "address": futex.address,
+        "place": futex.place,
+        "value": futex.value,
+        "owner_tid": futex.owner_tid,
+        "has_waiters": futex.has_waiters,
+        "owner_died": futex.owner_died,
+        "is_pi": entry.is_pi,
+    }
 
 
 def _state_plain(record: ThreadRecord, state: _State, space: AddressSpace) -> dict[str, Any]:
     stack, rseq = state.altstack, state.rseq
-    walks = {
-        name: walk_robust_list(space, head, size)
-        for name, head, size in _robust_lists(state.robust)
-    }
     return {
         "blocked_signals": state.signals.mask if state.signals is not None else None,
         "pending_signals": _pending(state.signals) if state.signals is not None else [],
         "altstack": {"start": stack.sp, "size": stack.size, "flags": stack.flags}
         if stack is not None
         else None,
-        "robust_lists": {
-            name: {"held": [held.plain() for held in walk.held], "problem": walk.problem}
-            for name, walk in walks.items()
-        },
+        "robust_lists": [_robust_plain(walk) for walk in _robust_lists(state.robust, space)],
         "rseq": {"address": rseq.address, "length": rseq.length} if rseq is not None else None,
         "clear_child_tid": record.clear_child_tid,
     }

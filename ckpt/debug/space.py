@@ -98,6 +98,9 @@ class Space(Protocol):
     def module_at(self, address: int) -> Module | None:
         """Return the module that `address` belongs to; None outside of mapped files."""
 
+    def find_symbol(self, address: int) -> Symbol | None:
+        """Return the symbol that covers `address`, its value a run-time address."""
+
 
 class OpenedFile(NamedTuple):
     """A mapped file as it was found: open and the same, or why not."""

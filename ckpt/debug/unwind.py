@@ -26,7 +26,7 @@ EH_FRAME: Final = "eh_frame"
 FRAME_POINTER: Final = "frame pointer"
 SIGNAL_FRAME: Final = "signal frame"
 STACK_TOP: Final = "stack top"
-"""The code at rip is not mapped: a call through a bad pointer left its return address."""
+"""A call has just left its return address: rip is not code, or a function that pushed nothing."""
 SIGNAL_HANDLER_CALLED: Final = "<signal handler called>"
 
 MAX_FRAMES: Final = 10_000
@@ -40,6 +40,9 @@ _EXEC: Final = 0x4
 _WORD: Final = 8
 _CS_32BIT: Final = 0x23
 
+_CALL: Final = b"\xe8"
+_CALL_BYTES: Final = 5
+"""call rel32"""
 _SIGRETURN: Final = b"\x48\xc7\xc0\x0f\x00\x00\x00\x0f\x05"
 """mov $15, %rax; syscall: what SA_RESTORER of glibc, musl and Go points to."""
 _SIGRETURN_CALL_AT: Final = 7
@@ -168,7 +171,7 @@ class _Walker:
         module = self._space.module_at(pc)
         step = self._step_by_rules(module, pc) if module is not None else None
         if step is None:
-            step = self._step_by_frame_pointer()
+            step = self._step_by_call(pc) or self._step_by_frame_pointer()
         self._check_caller(step)
         return step
 
@@ -204,6 +207,25 @@ class _Walker:
             raise _EndError(f"there is no code at {pc:#x}")
         after = {**self._registers, RSP: stack + _WORD, RETURN: word}
         return _Step(stack + _WORD, after, STACK_TOP)
+
+    def _step_by_call(self, pc: int) -> _Step | None:
+        """For code that has pushed nothing yet: the stack's top is where its caller goes on.
+
+        Only if there is a call instruction before that place which leads to this very function.
+        """
+        function = self._space.find_symbol(pc) if not self._is_return else None
+        stack = self._registers.get(RSP, 0)
+        back = self._word(stack)
+        if function is None or back is None or back < _CALL_BYTES:
+            return None
+        call = self._space.read(back - _CALL_BYTES, _CALL_BYTES)
+        if len(call) != _CALL_BYTES or call[:1] != _CALL:
+            return None
+        if back + int.from_bytes(call[1:], "little", signed=True) != function.value:
+            return None
+        return _Step(
+            stack + _WORD, {**self._registers, RSP: stack + _WORD, RETURN: back}, STACK_TOP
+        )
 
     def _step_by_rules(self, module: Module, pc: int) -> _Step | None:
         """Use `.eh_frame`; None when the module has nothing for this address."""
@@ -265,6 +287,8 @@ class _Walker:
     def _step_by_frame_pointer(self) -> _Step:
         base = self._registers.get(RBP, 0)
         stack = self._registers.get(RSP, 0)
+        if not base:
+            raise _EndError("no unwind information, and the frame pointer is 0")
         saved, back = self._word(base), self._word(base + _WORD)
         if base < stack or base % _WORD or saved is None or back is None:
             raise _EndError("no unwind information, and no frame pointer")

@@ -9,7 +9,6 @@ from array import array
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
@@ -30,7 +29,6 @@ from ckpt.debug.show_memory import (
     plain_pieces,
     string_line,
 )
-from ckpt.debug.show_robust import walk_robust_list
 from ckpt.debug.stored import Extents
 from ckpt.debug.symbols import AddressSpace
 from ckpt.errors import CkptError
@@ -358,29 +356,3 @@ def test_instructions_end_where_memory_does(code: AddressSpace) -> None:
     whole = list(iter_disasm(code, DATA, DATA + 4096))
     assert whole[-1].address == DATA + 4095
     assert b"".join(line.code for line in whole) == code.read(DATA, 4096)
-
-
-def words(*values: int) -> bytes:
-    return b"".join((value % (1 << 64)).to_bytes(8, "little") for value in values)
-
-
-@pytest.mark.parametrize(
-    ("memory", "held", "problem"),
-    [
-        (words(DATA, 0, 0), [], ""),
-        (words(DATA + 64, -32, DATA + 65), [(32, False), (32, True)], ""),
-        (words(DATA + 64, 0, 0).ljust(64, b"\0") + words(DATA + 64), [], "more than 2048 entries"),
-        (words(5, 0, 0), [], "entry 0x4 cannot be read"),
-    ],
-)
-def test_robust_lists(sample: Sample, memory: bytes, held: list[Any], problem: str) -> None:
-    layout = AreasRecord(ref=1, areas=[Area(DATA, DATA + 4096, RW, 0)], files=[], guards=[])
-    content = memory if len(memory) > 64 else memory.ljust(64, b"\0") + words(DATA)
-    with sample.open(layout, {1: ([(DATA, 4096)], page(content))}) as space:
-        walk = walk_robust_list(space, DATA)
-        assert walk.problem == problem
-        if "more" in problem:
-            assert len(walk.held) == 2048
-        else:
-            assert [(one.address - DATA, one.is_pending) for one in walk.held] == held
-        assert walk_robust_list(space, 0).problem == "its head cannot be read"

@@ -179,7 +179,7 @@ def test_threads_say_everything_about_a_thread(show: Shown) -> None:
         assert f"{line}\n" in text
     first, second = show.json("--threads")["threads"]
     assert first["registers"]["rip"] == CODE + 2
-    assert first["robust_lists"]["robust list"]["held"][0]["word"] == 412 | 0x80000000
+    assert first["robust_lists"][0]["held"][0]["value"] == 412 | 0x80000000
     assert (second["altstack"], second["blocked_signals"]) == (None, None)
 
 

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ckpt.arch.x86_64.vdso import read_host_vdso
-from ckpt.debug.elf import ElfSymbols, read_symbols
+from ckpt.debug.elf import ElfSymbols, Symbol, read_symbols
 from ckpt.debug.space import Module
 from ckpt.debug.unwind import (
     SIGNAL_HANDLER_CALLED,
@@ -64,6 +64,9 @@ class FileSpace:
 
     def module_at(self, _address: int) -> Module:
         return self.module
+
+    def find_symbol(self, address: int) -> Symbol | None:
+        return self.symbols.find_symbol(address)
 
     def read(self, address: int, size: int) -> bytes:
         for load in self.symbols.loads:
@@ -148,6 +151,7 @@ class FakeSpace:
     def __init__(self, stack: bytes = b"", code: bytes = b"", module: Module | None = None) -> None:
         self.memory = {CODE: code.ljust(PAGES, b"\x90"), STACK: stack.ljust(PAGES, b"\0")}
         self.module = module
+        self.symbols: list[Symbol] = []
         self.reads = 0
 
     def find_area(self, address: int) -> Area | None:
@@ -162,6 +166,10 @@ class FakeSpace:
 
     def module_at(self, address: int) -> Module | None:
         return self.module if CODE <= address < CODE + PAGES else None
+
+    def find_symbol(self, address: int) -> Symbol | None:
+        inside = (one for one in self.symbols if one.value <= address < one.value + one.size)
+        return next(inside, None)
 
     def read(self, address: int, size: int) -> bytes:
         self.reads += 1
@@ -186,7 +194,7 @@ def test_frame_pointers_lead_to_the_outermost_frame() -> None:
     assert [frame.how for frame in walk.frames] == ["registers"] + ["frame pointer"] * 2
     assert [frame.lookup for frame in walk.frames] == [CODE, CODE + 19, CODE + 29]
     assert walk.frames[0].cfa == STACK + 32
-    assert walk.end == "no unwind information, and no frame pointer"
+    assert walk.end == "no unwind information, and the frame pointer is 0"
 
 
 @pytest.mark.parametrize(
@@ -223,6 +231,23 @@ def test_a_call_through_a_bad_pointer_shows_who_called() -> None:
     ]
     nowhere = walk_stack(FakeSpace(words(STACK)), registers(0x1234))
     assert nowhere.end == "there is no code at 0x1234"
+
+
+def test_a_function_that_has_pushed_nothing_is_found_by_the_call_to_it() -> None:
+    """As Go's and other assembly: no unwind information, and rbp is still the caller's."""
+    call = b"\xe8" + struct.pack("<i", 0x800 - 0x105)
+    space = FakeSpace(words(CODE + 0x105, 0, 0, CODE + 9), bytes(0x100) + call)
+    space.symbols = [Symbol(CODE + 0x800, 64, 0)]
+    walk = walk_stack(space, registers(CODE + 0x810, rbp=STACK + 16))
+    assert [(frame.address - CODE, frame.how) for frame in walk.frames] == [
+        (0x810, "registers"),
+        (0x105, "stack top"),
+        (9, "frame pointer"),
+    ]
+    assert walk.end == "no unwind information, and the frame pointer is 0"
+    space.symbols = [Symbol(CODE + 0x801, 64, 0)]
+    frames = backtrace(space, registers(CODE + 0x810, rbp=STACK + 16))
+    assert [frame.address - CODE for frame in frames] == [0x810, 9]
 
 
 def test_a_signal_frame_leads_back_to_what_was_interrupted() -> None:
