@@ -45,16 +45,17 @@ class Files:
     def __init__(self, records: Records, process: ProcessRecord) -> None:
         """Take the table of `process`."""
         self._fds = Fds(records, process)
-        entries: list[Descriptor] = []
+        entries: dict[int, Descriptor] = {}
         for record in records.of(FileTable):
             if record.ref == process.files:
-                entries = sorted(record.descriptors, key=lambda entry: entry.fd)
+                # A hostile table may have a number twice; the page's links cannot.
+                entries = {entry.fd: entry for entry in record.descriptors}
         self.records = {one.ref: one for one in records if isinstance(one, FileRecord)}
         self.pipes = {one.ref: one for one in records.of(Pipe)}
         self.numbers: dict[int, list[int]] = {}
         """Descriptors by objref of their file."""
         self._cloexec: dict[int, int] = {}
-        for entry in entries:
+        for _, entry in sorted(entries.items()):
             self.numbers.setdefault(entry.file, []).append(entry.fd)
             self._cloexec[entry.file] = self._cloexec.get(entry.file, 0) + entry.cloexec
 
