@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
@@ -83,14 +84,29 @@ def vdso_file(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
-@pytest.fixture(params=["loader", "libm", "vdso"])
-def elf_path(request: pytest.FixtureRequest, vdso_file: str) -> str:
+@pytest.fixture(scope="module")
+def lazy_program(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A program whose PLT has rules with an expression."""
+    path = tmp_path_factory.mktemp("lazy") / "lazy"
+    source = b'int puts(const char *); int main(void) { return puts(""); }'
+    command = ["gcc", "-O1", "-Wl,-z,lazy", "-fcf-protection=none", "-x", "c", "-", "-o", str(path)]
+    subprocess.run(command, input=source, check=True, timeout=60)
+    return str(path)
+
+
+def mapped_library(name: str) -> str:
+    """Return the path of a library, loading it if it is not."""
+    ctypes.CDLL(name)
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    stem = name.partition(".")[0]
+    return next(line.split()[-1] for line in lines if f"/{stem}." in line)
+
+
+@pytest.fixture(params=["loader", "libm", "vdso", "plt"])
+def elf_path(request: pytest.FixtureRequest, vdso_file: str, lazy_program: str) -> str:
     if request.param == "libm":
-        lines = Path("/proc/self/maps").read_text().splitlines()
-        ctypes.CDLL("libm.so.6")
-        lines += Path("/proc/self/maps").read_text().splitlines()
-        return next(line.split()[-1] for line in lines if "/libm" in line)
-    return LOADER if request.param == "loader" else vdso_file
+        return mapped_library("libm.so.6")
+    return {"loader": LOADER, "vdso": vdso_file, "plt": lazy_program}[request.param]
 
 
 def expected_rows(path: str) -> list[tuple[int, dict[Any, Any]]]:
@@ -137,6 +153,42 @@ def test_the_rules_of_real_files_are_those_that_pyelftools_reads(elf_path: str) 
         assert not difference, (hex(address), difference, theirs)
 
 
+def test_a_procedure_linkage_table_has_an_expression(lazy_program: str) -> None:
+    """Before and behind the push of an entry, the CFA is elsewhere by a word."""
+    space = FileSpace(lazy_program)
+    rows = expected_rows(lazy_program)
+    start = next(address for address, row in rows if row["cfa"].expr is not None)
+    entry = find_entry(space, space.module, start)
+    assert entry is not None
+    expression = find_row(entry, start).cfa.expression
+    for past, distance in ((0, 8), (10, 8), (11, 16), (15, 16), (16, 8)):
+        known = {7: STACK, RETURN: start + past}
+        assert evaluate(expression, known, space.read) == STACK + distance
+
+
+def test_the_rules_of_the_signal_trampoline_lead_where_its_frame_does() -> None:
+    """glibc's __restore_rt: by its code, as everywhere, and by its rules, where code is unread."""
+    space = FileSpace(mapped_library("libc.so.6"))
+    places = [load.address for load in space.symbols.loads]
+    texts = [space.read(load.address, load.file_bytes) for load in space.symbols.loads]
+    [place] = [
+        at + text.find(SIGRETURN)
+        for at, text in zip(places, texts, strict=True)
+        if SIGRETURN in text
+    ]
+    entry = find_entry(space, space.module, place - 1)
+    assert entry is not None and entry.cie.is_signal_frame
+    found = []
+    for hides_code in (False, True):
+        both = TrampolineSpace(space, place if hides_code else 0)
+        walk = walk_stack(both, registers(place), 2)
+        found.append([frame._replace(cfa=0) for frame in walk.frames])
+        assert walk.frames[0].is_trampoline
+    assert found[0] == found[1]
+    assert found[0][1].address == CODE + 2048
+    assert found[0][1].how == "signal frame"
+
+
 def test_an_address_between_functions_has_no_entry() -> None:
     space = FileSpace(LOADER)
     start = space.symbols.loads[0].address
@@ -177,6 +229,28 @@ class FakeSpace:
         if area is None:
             return b""
         return self.memory[area.start][address - area.start :][:size]
+
+
+class TrampolineSpace(FakeSpace):
+    """A signal frame at STACK, and libc's trampoline, whose code may be unreadable."""
+
+    def __init__(self, libc: FileSpace, hidden: int) -> None:
+        context = words(*range(8, 16), 5, 4, 6, 3, 1, 0, 2, STACK + 4096, CODE + 2048)
+        super().__init__(bytes(40) + context)
+        self._libc = libc
+        self._hidden = hidden
+
+    def find_area(self, address: int) -> Area | None:
+        text = Area(4096, 1 << 30, int(Vm.READ | Vm.EXEC), 0)
+        return super().find_area(address) or (text if address < CODE else None)
+
+    def module_at(self, address: int) -> Module | None:
+        return self._libc.module if address < CODE else None
+
+    def read(self, address: int, size: int) -> bytes:
+        if self._hidden <= address < self._hidden + 16:
+            return b""
+        return super().read(address, size) if address >= CODE else self._libc.read(address, size)
 
 
 def registers(rip: int, rsp: int = STACK, rbp: int = 0, **more: int) -> SimpleNamespace:
