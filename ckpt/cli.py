@@ -12,10 +12,11 @@ import argparse
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
-from ckpt.commands import COMMANDS, load
+from ckpt.commands import COMMANDS
 from ckpt.commands.common import plain_finding, to_json
+from ckpt.commands.parser import build_parser
 from ckpt.debug.report import Reporter
 from ckpt.debug.text import escape
 from ckpt.errors import CkptError, InterruptError, RefusedError
@@ -26,38 +27,6 @@ if TYPE_CHECKING:
 
 
 _ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-class _Formatter(argparse.HelpFormatter):
-    """The usual one, but that it finds the width without importing three modules at each start."""
-
-    def __init__(self, prog: str) -> None:
-        columns = os.environ.get("COLUMNS", "")
-        super().__init__(prog, width=(int(columns) if columns.isdecimal() else 80) - 2)
-
-
-def build_parser(only: str | None = None) -> argparse.ArgumentParser:
-    """Return the parser of the whole command line, or of it with but one of its commands."""
-    parser = argparse.ArgumentParser(
-        prog="ckpt-bpf",
-        description="Checkpoint and restore running processes.",
-        formatter_class=_Formatter,
-    )
-    parser.add_argument("--version", action="version", version="ckpt-bpf 0.1.0")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name in [only] if only else COMMANDS:
-        _add(commands, name, COMMANDS[name])
-    return parser
-
-
-def _add(commands: Any, name: str, text: str) -> None:
-    parser = commands.add_parser(name, help=text, description=text, formatter_class=_Formatter)
-    module = load(name)
-    module.add_arguments(parser)
-    parser.add_argument("--log", metavar="FILE", help="append what is done to FILE")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    parser.add_argument("-v", "--verbose", action="store_true", help="say more on stderr")
-    parser.set_defaults(run=module.run)
 
 
 def _print_error(error: CkptError, args: argparse.Namespace) -> None:

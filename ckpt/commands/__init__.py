@@ -20,6 +20,7 @@ COMMANDS: Final = {
     "report": "an image as one page for a browser",
     "inspect": "look at a live process or thread, stopping nothing",
     "check": "what this machine can do, and whether a process can be taken",
+    "completion": "print a script that completes all this in a shell",
 }
 """Each command with its line of help."""
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from ckpt.debug.call_flags import name_value
 from ckpt.debug.tape_flags import SETS, name_bits
 from ckpt.debug.text import escape_bytes
-from ckpt.objects.siginfo import name_of, names_in
+from ckpt.objects.siginfo import SI_TIMER, name_of, names_in
 from ckpt.objects.steps import Blob, Scratch
 
 if TYPE_CHECKING:
@@ -62,7 +62,6 @@ SHAPES: Final[dict[str, Shape]] = {
     "epoll_event": _shape("<IQ", "events:epoll data:hex"),
     "timespec": _shape("<qq", "tv_sec:int tv_nsec:int"),
     "timespec32": _shape("<ii", "tv_sec:int tv_nsec:int"),
-    "siginfo": _shape("<iii4xi", "si_signo:sig si_errno:int si_code:int si_pid:int"),
     "mm_map": _shape(
         "<11QQII",
         "start_code:ptr end_code:ptr start_data:ptr end_data:ptr start_brk:ptr brk:ptr "
@@ -211,6 +210,18 @@ def _itimer(digits: int) -> Callable[[bytes], str]:
     return lambda content: _times(("it_interval", "it_value"), digits, content)
 
 
+def _siginfo(content: bytes) -> str:
+    """Return siginfo_t: who sent it; for a fault, the words that say what it was about."""
+    if len(content) < 32:
+        return describe_bytes(content)
+    signo, _, code, first, second = struct.unpack_from("<iii4xiI", content)
+    head = f"si_signo={name_of(signo) if signo else 0}, si_code={code}"
+    if code > 0:
+        return f"{{{head}, {content[16:32].hex()}}}"
+    names = ("si_timerid", "si_overrun") if code == SI_TIMER else ("si_pid", "si_uid")
+    return f"{{{head}, {names[0]}={first}, {names[1]}={second}}}"
+
+
 def _limit(value: int) -> str:
     return "RLIM64_INFINITY" if value == _UNLIMITED else str(value)
 
@@ -238,11 +249,12 @@ _SPECIAL: Final[dict[str, Callable[[bytes], str]]] = {
     "words": _words,
     "itimerval": _itimer(6),
     "itimerspec": _itimer(9),
+    "siginfo": _siginfo,
 }
 _NUMBERS: Final[dict[str, Callable[[int], str]]] = {
     "int": str,
     "hex": hex,
-    "sig": name_of,
+    "sig": lambda value: name_of(value) if value else "0",
     "limit": _limit,
     "epoll": lambda value: _epoll(value) or "0",
     "sigset": lambda value: f"[{names_in(value)}]" if value else "[]",

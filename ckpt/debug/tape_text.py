@@ -103,7 +103,14 @@ _PRCTL: Final[dict[int, str]] = {
     77: ";restore_ids int int int",
     0x53564D41: ";set_vma ptr int text",
 }
-_FCNTL: Final[dict[int, str]] = {6: "flock", 7: "flock", 37: "flock", 10: "sig", 15: "owner_ex"}
+_FCNTL: Final[dict[int, str]] = {
+    4: ":open",
+    6: "flock",
+    7: "flock",
+    37: "flock",
+    10: "sig",
+    15: "owner_ex",
+}
 _ADDRESSES: Final = frozenset(("mmap", "mremap", "brk"))
 _FUTEX_PRIVATE, _FUTEX_REALTIME = 128, 256
 
