@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from ckpt.debug.estimate import Estimate
+    from ckpt.host.observer import Observer
 
 _TRIES: Final = 8
 _SHOWN_GAPS: Final = 64
@@ -186,7 +187,7 @@ def _observe(look: _Look, process: Process) -> None:
     look.ask("descriptors", lambda: _observe_files(process, observer))
 
 
-def _observe_threads(look: _Look, process: Process, observer: target.Observer) -> list[Finding]:
+def _observe_threads(look: _Look, process: Process, observer: Observer) -> list[Finding]:
     view = observer.observe_threads(process.tgid)
     process.before_views = process.thread_views = view.threads
     process.process_view, process.mm_view = view.process, view.mm
@@ -195,7 +196,7 @@ def _observe_threads(look: _Look, process: Process, observer: target.Observer) -
     return []
 
 
-def _observe_files(process: Process, observer: target.Observer) -> list[Finding]:
+def _observe_files(process: Process, observer: Observer) -> list[Finding]:
     files = observer.observe_files(process.living_tid)
     process.file_views = {file.fd: file for file in files}
     return []
@@ -204,11 +205,16 @@ def _observe_files(process: Process, observer: target.Observer) -> list[Finding]
 def _assess_memory(look: _Look, process: Process) -> None:
     """Look at mapped files, and at how much there is to store."""
     lines: list[MapsLine] = []
-    look.ask("areas", lambda: lines.extend(parse_maps(process.read("maps"))) or ())
+    look.ask("areas", lambda: _read_lines(process, lines))
     contents: dict[tuple[int, int], int] = {}
     look.ask("mapped files", lambda: list(find_unnamed_files(process, lines, contents)))
     if lines:
         look.ask("size", lambda: _estimate(look, process, lines, sum(contents.values())))
+
+
+def _read_lines(process: Process, lines: list[MapsLine]) -> list[Finding]:
+    lines += parse_maps(process.read("maps"))
+    return []
 
 
 def _estimate(

@@ -73,9 +73,9 @@ class Stored:
     def __init__(self, image: ImageFile, ref: int) -> None:
         """Take the extents of object `ref`; without any, nothing is stored."""
         extents: Any = image.page_extents(ref)[0] if ref in image.pages else ()
-        self._starts = extents[0::2]
-        self._lengths = extents[1::2]
-        self._sums = list(accumulate(self._lengths, operator.add, initial=0))
+        self._starts: Sequence[int] = extents[0::2]
+        self._lengths: Sequence[int] = extents[1::2]
+        self._sums: list[int] = list(accumulate(self._lengths, operator.add, initial=0))
 
     def count(self, start: int, end: int) -> int:
         """Return the stored bytes between two addresses."""
