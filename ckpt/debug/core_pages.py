@@ -12,11 +12,15 @@ import stat
 from array import array
 from typing import TYPE_CHECKING, Final
 
+from ckpt.errors import CaptureError
 from ckpt.host import pagemap
 from ckpt.objects.file_kinds.inode import PAGE, data_extents
 from ckpt.objects.vma_flags import Vm
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from ckpt.debug.core_facts import Range
     from ckpt.objects.base import Process
     from ckpt.objects.maps_text import MapsLine
 
@@ -88,6 +92,10 @@ def open_files(
 ) -> dict[tuple[bytes, int], HeldFile]:
     """Open every mapped regular file; copy those at once that no name leads to."""
     found: dict[tuple[bytes, int], HeldFile] = {}
+    spans: dict[tuple[bytes, int], list[Range]] = {}
+    for line in lines:
+        span = (line.offset, line.offset + line.end - line.start)
+        spans.setdefault((line.dev, line.inode), []).append(span)
     room = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _OUR_FDS
     for line in lines:
         key = (line.dev, line.inode)
@@ -105,19 +113,38 @@ def open_files(
             opened.append(fd)
             file = found[key] = HeldFile(fd)
             if status.st_nlink == 0:
-                _store_content(process, file, status.st_size, ref=MEMORY + len(found))
-        except OSError as error:
+                ref = MEMORY + len(found)
+                _store_content(process, file, status.st_size, sorted(spans[key]), ref)
+        except (OSError, CaptureError) as error:
             what = f"cannot be read: {os.strerror(error.errno or 0)}"
             process.warn(f"mapped file {os.fsdecode(line.name)!r}", what)
     return found
 
 
-def _store_content(process: Process, file: HeldFile, size: int, ref: int) -> None:
-    """Copy an inode without a name: nobody can read it later."""
+def _store_content(
+    process: Process, file: HeldFile, size: int, spans: Iterable[Range], ref: int
+) -> None:
+    """Copy what is mapped of an inode without a name: nobody can read it later."""
     whole = size & -PAGE
-    extents = array("Q", [number for pair in data_extents(file.fd, whole) for number in pair])
+    held = ((start, start + length) for start, length in data_extents(file.fd, whole))
+    mapped = [(low, high - low) for low, high in _intersect(held, spans)]
     file.tail = os.pread(file.fd, size - whole, whole)
     file.size_bytes = size
     assert process.sink is not None
-    process.sink.store(ref, file.fd, extents)
+    process.sink.store(ref, file.fd, array("Q", [number for pair in mapped for number in pair]))
     file.ref = ref
+
+
+def _intersect(held: Iterator[Range], spans: Iterable[Range]) -> Iterator[Range]:
+    """Yield what is in both, in order; `held` are sorted and apart, `spans` are sorted."""
+    low, high = next(held, (0, 0))
+    done = 0
+    for start, end in spans:
+        while low < high:
+            first, last = max(low, start, done), min(high, end)
+            if first < last:
+                yield first, last
+                done = last
+            if high > end:
+                break
+            low, high = next(held, (0, 0))

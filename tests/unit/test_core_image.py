@@ -171,7 +171,7 @@ BYTES = st.sampled_from([b"", b"\0\xff\x1b[2J", b"x" * 20, b"y" * 832, b"z" * 10
 def any_of(kind: type[Record], base: Record) -> st.SearchStrategy[Record]:
     """Return records of a type with hostile numbers and bytes where `base` has any."""
     hints = typing.get_type_hints(kind)
-    fields = {}
+    fields: dict[str, st.SearchStrategy[object]] = {}
     for name in base.__struct_fields__:
         if hints[name] is int and name not in ("ref", "tid", "tgid"):
             fields[name] = NASTY
@@ -269,6 +269,18 @@ def test_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_image(tmp_path / "image", records_of(412))
     assert main(["core", str(tmp_path / "image"), "-o", str(tmp_path)]) == 1
     assert "exists and is not a regular file" in capsys.readouterr().err
+
+
+def test_the_name_that_it_has_by_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_image(tmp_path / "image", records_of(412))
+    monkeypatch.chdir(tmp_path)
+    assert main(["core", "image"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("process 412: 1 threads, ")
+    assert said.endswith(" in core.412\n")
+    assert Core(tmp_path / "core.412").read(AT) == page_at(AT, b"m")
 
 
 def test_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
