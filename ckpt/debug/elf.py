@@ -5,16 +5,20 @@ The file may be hostile: what is read and kept is bounded, and a file that misle
 
 from __future__ import annotations
 
+import functools
 import os
 import struct
 from bisect import bisect_right
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from ckpt.debug.elf_plt import find_plt_entries
 from ckpt.debug.text import escape_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from ckpt.debug.elf_plt import PltEntry
 
 _MAX_TABLE_BYTES: Final = 32 << 20
 _MAX_SECTIONS: Final = 4096
@@ -31,6 +35,7 @@ _FUNCTIONS: Final = frozenset((2, 10))
 """STT_FUNC, STT_GNU_IFUNC."""
 _NAMED_TYPES: Final = frozenset((0, 1, *_FUNCTIONS))
 """STT_NOTYPE (labels of assembly) and STT_OBJECT as well."""
+_PLT: Final = b"@plt"
 _SHN_ABS: Final = 0xFFF1
 
 
@@ -69,8 +74,13 @@ class ElfSymbols:
         with open(os.dup(fd), "rb") as stream:
             elf = ELFFile(stream)
             self._read_segments(elf)
-            self._names, table = self._read_tables(elf, fd)
-        self._symbols = _measure(sorted(_parse_symbols(table)), self._section_ends)
+            sections = list(_iter_sections(elf))
+            self._names, table = self._read_tables(elf, sections, fd)
+            by_name = {section.name: section for section in sections}
+            read = functools.partial(self._read, fd=fd)
+            entries = list(find_plt_entries(elf, by_name, read))
+        named = [*_parse_symbols(table), *self._add_names(entries)]
+        self._symbols = _measure(sorted(named), self._section_ends)
         self._values = [symbol.value for symbol in self._symbols]
 
     def _read_segments(self, elf: Any) -> None:
@@ -83,14 +93,15 @@ class ElfSymbols:
             elif segment["p_type"] == "PT_GNU_EH_FRAME":
                 self.unwind_table = address, address + size
 
-    def _read_tables(self, elf: Any, fd: int, *, follow: bool = True) -> tuple[bytes, bytes]:
+    def _read_tables(
+        self, elf: Any, sections: Iterable[Any], fd: int, *, follow: bool = True
+    ) -> tuple[bytes, bytes]:
         """Return string table and symbol table: the full one, or that of dynamic linking.
 
         `follow`: the full one may be in a file of its own.
         """
         found: dict[str, Any] = {}
-        for index in range(min(elf.num_sections(), _MAX_SECTIONS)):
-            section = elf.get_section(index)
+        for section in sections:
             found.setdefault(section["sh_type"], section)
             self._section_ends[section["sh_addr"]] = section["sh_addr"] + section["sh_size"]
         section = found.get("SHT_SYMTAB")
@@ -117,7 +128,9 @@ class ElfSymbols:
         try:
             with open(path, "rb") as stream:
                 if read_build_id(stream.fileno()) == build_id:
-                    return self._read_tables(ELFFile(stream), stream.fileno(), follow=False)
+                    elf = ELFFile(stream)
+                    sections = _iter_sections(elf)
+                    return self._read_tables(elf, sections, stream.fileno(), follow=False)
         except OSError:
             pass  # It is not installed: the names of dynamic linking must do.
         return b"", b""
@@ -128,6 +141,14 @@ class ElfSymbols:
             return b""
         self.read_bytes += size
         return os.pread(fd, size, section["sh_offset"])
+
+    def _add_names(self, entries: Iterable[PltEntry]) -> Iterator[Symbol]:
+        """Yield symbols for entries, whose names join the string table."""
+        at = len(self._names) + 1
+        self._names = b"\0".join([self._names, *(entry.name for entry in entries), b""])
+        for entry in entries:
+            yield Symbol(entry.address, entry.size, at)
+            at += len(entry.name) + 1
 
     @property
     def first_load(self) -> tuple[int, int] | None:
@@ -211,9 +232,15 @@ class ElfSymbols:
         return found
 
 
+def _iter_sections(elf: Any) -> Iterator[Any]:
+    # What goes through all sections by pyelftools' own means can be made to go on for ever.
+    for index in range(min(elf.num_sections(), _MAX_SECTIONS)):
+        yield elf.get_section(index)
+
+
 def _bare(name: bytes) -> bytes:
     """Return a name without its version: `read` of `read@@GLIBC_2.2.5`."""
-    return name.partition(b"@")[0]
+    return name if name.endswith(_PLT) else name.partition(b"@")[0]
 
 
 def _parse_symbols(table: bytes) -> Iterator[Symbol]:

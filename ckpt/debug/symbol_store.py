@@ -19,7 +19,7 @@ from ckpt.debug.elf import ElfSymbols, Load, Symbol, read_symbols
 if TYPE_CHECKING:
     from ckpt.host.bpf_cache import Cache
 
-_PREFIX: Final = "symbols-2-"
+_PREFIX: Final = "symbols-3-"
 """With a version of what is kept: a change of `_Kept` or of `ElfSymbols` takes another."""
 _DEBUG_FOLDER: Final = "/usr/lib/debug/.build-id"
 _FILES_KEPT: Final = 48
