@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from ckpt.commands.common import plain_result, print_warnings, to_json
 from ckpt.debug.text import escape
@@ -23,6 +23,17 @@ if TYPE_CHECKING:
     from ckpt.objects.base import Options, Records
     from ckpt.plan import Plan
     from ckpt.restore import HalfBuilt, RestoreResult
+
+
+DESCRIPTION: Final = (
+    "Put a process back from its image, under its pid: without FILE, from the newest *.ckpt of "
+    "this folder. The command stays as its parent, passes signals of the terminal on, and ends "
+    "as the process does. A restore that fails leaves nothing behind. To see what one does: "
+    "--dry-run prints every step with a number and a name, what it waits for, and its system "
+    "calls as strace would, with what they must return; --stop-at STEP carries out all that comes "
+    "before a step, then leaves the half-built process stopped, with nobody tracing it, for a "
+    "debugger to attach to (gdb -p PID) and for kill -9 to end."
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--verify", action="store_true", help="capture again and compare")
     parser.add_argument("--stopped", action="store_true", help="leave it stopped (SIGSTOP)")
     parser.add_argument("--no-timens", action="store_true", help="let clocks show the pause")
-    parser.add_argument("--trust-image", action="store_true", help="whoever owns the image")
+    parser.add_argument("--trust-image", action="store_true", help="whoever owns or can write it")
     parser.add_argument(
         "--allow-changed-files", action="store_true", help="restore on files that changed since"
     )

@@ -170,8 +170,8 @@ def test_it_touches_nothing(build: Build, tmp_path: Path) -> None:
         calls = "clone,clone3,fork,vfork,ptrace,kill,tgkill,pidfd_send_signal,unlink,unlinkat,mkdir"
         calls += ",rename,renameat2,setns,unshare,mount,openat,open,creat"
         done = subprocess.run(
-            ["strace", "-f", "-o", log, "-e", f"trace={calls}", *TOOL]
-            + ["restore", str(target.image), "--dry-run"],
+            ["strace", "-f", "-o", str(log), "-e", f"trace={calls}"]
+            + [*TOOL, "restore", str(target.image), "--dry-run"],
             env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
             capture_output=True,
             timeout=60,

@@ -149,7 +149,7 @@ class Terminal:
             os.chdir(folder)
             os.execve(zsh, [zsh, "-f", "-i"], environment)
         self.said = ""
-        self.type("bindkey -e; unsetopt zle_bracketed_paste; PROMPT=; unsetopt menu_complete auto_menu\n")
+        self.type("bindkey -e; PROMPT=; unsetopt zle_bracketed_paste menu_complete auto_menu\n")
         self.type(f"autoload -U compinit; compinit -u -D; source {script}; print rea''dy\n")
         self.wait("ready")
 
