@@ -119,7 +119,10 @@ class _Planner:
             data = self._process.vdso if area.special == b"[vdso]" else b""
             data = data[: area.end - area.start]
             return iter([Piece(area.start, area.end, len(data), data=data)])
-        if area.flags & _NOT_DUMPED or area.flags & _SHARED_HUGE == _SHARED_HUGE:
+        if area.flags & _NOT_DUMPED:
+            return iter([Piece(area.start, area.end)])
+        if area.flags & _SHARED_HUGE == _SHARED_HUGE:
+            self._left_out.update({area.file} - {-1})
             return iter([Piece(area.start, area.end)])
         if area.file < 0:
             return self._divide_anonymous(area)
@@ -133,7 +136,7 @@ class _Planner:
         found = []
         for index in sorted(self._left_out):
             name = self._process.files[index].name.decode("utf-8", "backslashreplace")
-            problem = self._files.facts(index).problem
+            problem = self._files.facts(index).problem or "has huge pages"
             what = f"{problem}: what only it has is not in the core"
             found.append(Finding(f"mapped file {name!r}", what, blocker=False))
         if self._has_no_room:

@@ -231,6 +231,15 @@ def test_an_inode_without_a_name_comes_with_its_content(tmp_path: Path) -> None:
     assert core.read(0x21000) == tail
 
 
+def test_shared_huge_pages_are_said_to_be_missing(tmp_path: Path) -> None:
+    files = [CoreFile(b"/anon_hugepage (deleted)", None, None)]
+    areas = [Area(0x200000, 0x400000, RW | Vm.SHARED | Vm.MAYSHARE | Vm.HUGETLB, 0, 0)]
+    (finding,) = write(make_process(areas, Stored(), files), tmp_path / "core")
+    assert "/anon_hugepage" in finding.where
+    assert "not in the core" in finding.what
+    assert Core(tmp_path / "core").read(0x200000) is None
+
+
 def test_content_that_is_mapped_a_thousand_times_is_bounded() -> None:
     """A small image must not make a core of terabytes."""
     fd = os.memfd_create("large")
