@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 from itertools import chain
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ckpt.errors import Finding
 from ckpt.objects import timers
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _BY_LOOKING: Final = ("session", "creds", "sched", "limits", "speculation", "timens", "cgroup")
 """Modules that need nothing but /proc, and views if there are any."""
-_BY_BPF: Final = ("prctl", "membarrier")
+_BY_BPF: Final = ("prctl", "membarrier", "robust", "altstack", "itimers", "dispositions")
 """Modules that find most fields in views only: without BPF a stopped thread has to tell them."""
 _ALWAYS: Final = (
     *("ptrace_seize", "clone3_set_tid", "set_mm_map", "pidfd_getfd", "proc_mem"),
@@ -51,7 +51,10 @@ def ask_plan(module: ModuleType, process: Process, facts: HostFacts, by_bpf: boo
     """Let one module plan from records of the running process; return what it says of it."""
     before = len(process.findings)
     # Only a stopped thread tells which signals of timers are queued.
-    raw = timers.Raw(b"", frozenset()) if module is timers else module.capture(process)
+    if module is timers:
+        raw: Any = timers.Raw(b"", frozenset())
+    else:
+        raw = module.capture(process) if hasattr(module, "capture") else None
     records = Records([_skeleton(process), *module.finish(raw, process)])
     build = Builder(facts, process.options, max(process.file_views, default=0) + 1)
     module.plan(records, build)

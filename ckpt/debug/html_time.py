@@ -79,11 +79,11 @@ def _bar(parts: Sequence[tuple[str, int]]) -> Html:
         element(
             "span",
             element("span", name) if ns >= total * _NAMED_SHARE else "",
-            class_=_GROUPS.get(name, f"t-{index % 4}"),
+            class_=_color(name, parts),
             style=f"width:{percent(ns, total)}",
             title=f"{name}: {duration(ns)} ({percent(ns, total)}){_why(name)}",
         )
-        for index, (name, ns) in enumerate(wide)
+        for name, ns in wide
     ]
     if rest:
         title = f"the rest: {duration(rest)}"
@@ -94,6 +94,12 @@ def _bar(parts: Sequence[tuple[str, int]]) -> Html:
     return element("div", *drawn, class_="bar time", role="img", aria_label=label)
 
 
+def _color(name: str, parts: Sequence[tuple[str, int]]) -> str:
+    """Return the class of a phase: the same in every drawing of `parts`."""
+    names = [each for each, _ in parts]
+    return _GROUPS.get(name, f"t-{names.index(name) % 4}")
+
+
 def _why(name: str) -> str:
     return f": {_WORDS[name]}" if name in _WORDS else ""
 
@@ -102,25 +108,19 @@ def _rows(parts: Sequence[tuple[str, int]]) -> Html:
     """Return the longest phases, each with a bar."""
     longest = sorted(parts, key=lambda part: -part[1])[:8]
     most = longest[0][1] if longest else 0
-    rows = [
-        element(
-            "li",
-            element(
-                "span", name, element("span", _WORDS.get(name, ""), class_="quiet"), class_="what"
-            ),
-            element(
-                "span",
-                element(
-                    "span", class_=_GROUPS.get(name, "t-0"), style=f"width:{percent(ns, most)}"
-                ),
-                class_="track",
-            ),
-            element("span", duration(ns), class_="num"),
-        )
-        for name, ns in longest
-        if ns
-    ]
+    rows = [_rank(name, ns, most, _color(name, parts)) for name, ns in longest if ns]
     return element("ol", *rows, class_="ranks", aria_label="longest phases")
+
+
+def _rank(name: str, ns: int, most: int, color: str) -> Html:
+    words = element("span", _WORDS.get(name, ""), class_="quiet")
+    bar = element("span", class_=color, style=f"width:{percent(ns, most)}")
+    return element(
+        "li",
+        element("span", name, words, class_="what"),
+        element("span", bar, class_="track"),
+        element("span", duration(ns), class_="num"),
+    )
 
 
 def _as_table(timings: Timings) -> Html:
