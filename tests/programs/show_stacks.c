@@ -33,6 +33,7 @@ static pthread_barrier_t ready;
 static pthread_mutex_t held = PTHREAD_MUTEX_INITIALIZER;
 static int never[2];
 static volatile int reached;
+static volatile pid_t poller;
 static volatile sig_atomic_t sink;
 
 KEEP int wait_in_read(int depth)
@@ -107,6 +108,8 @@ static void *run(void *argument)
 	stack_t stack = { .ss_size = STACK_BYTES, .ss_sp = malloc(STACK_BYTES) };
 
 	CHECK(sigaltstack(&stack, NULL) == 0);
+	if (which == 0)
+		poller = gettid();
 	pthread_barrier_wait(&ready);
 	if (which == 0)
 		sink += wait_in_poll(-1); /* SIGUSR1 comes in here */
@@ -119,6 +122,22 @@ static void *run(void *argument)
 	if (which == 4)
 		sink += wait_in_epoll(epoll_create1(0));
 	return NULL;
+}
+
+/* The signal is to interrupt poll, and nothing on the way to it. */
+static int is_in_poll(pid_t tid)
+{
+	char path[64], text[16] = "";
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/proc/self/task/%d/syscall", (int)tid);
+	file = fopen(path, "r");
+	if (file == NULL)
+		return 0;
+	if (fgets(text, sizeof(text), file) == NULL)
+		text[0] = '\0';
+	fclose(file);
+	return atoi(text) == SYS_poll && text[0] != 'r';
 }
 
 int main(int argc, char **argv)
@@ -135,6 +154,8 @@ int main(int argc, char **argv)
 	for (long i = 0; i < THREADS; i++)
 		CHECK(pthread_create(&threads[i], NULL, run, (void *)i) == 0);
 	pthread_barrier_wait(&ready);
+	while (!is_in_poll(poller))
+		usleep(1000);
 	pthread_kill(threads[0], SIGUSR1);
 	while (reached == 0)
 		usleep(1000);
