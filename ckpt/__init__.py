@@ -6,6 +6,7 @@
     with ckpt.open_image("412.ckpt") as image:
         records = image.records
     ckpt.restore("412.ckpt", ckpt.Options(detach=True))
+    look = ckpt.inspect(412)  # live, and nothing is stopped: ckpt.debug.inspect
 
 Nothing here prints; everything that goes wrong on purpose is a `CkptError`. Both calls belong to
 the main thread: they use SIGALRM, and hold SIGINT back where a target would be left half changed.
@@ -20,6 +21,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from ckpt.debug.inspect import Inspector, inspect
+    from ckpt.debug.inspect_types import Inspection
     from ckpt.errors import CkptError, Finding
     from ckpt.image.reader import ImageFile
     from ckpt.objects.base import Options
@@ -30,9 +33,12 @@ __all__ = [
     "CkptError",
     "Finding",
     "ImageFile",
+    "Inspection",
+    "Inspector",
     "Options",
     "RestoreResult",
     "SnapshotResult",
+    "inspect",
     "open_image",
     "restore",
     "snapshot",
@@ -42,9 +48,12 @@ _HOMES: Final = {
     "CkptError": "ckpt.errors",
     "Finding": "ckpt.errors",
     "ImageFile": "ckpt.image.reader",
+    "Inspection": "ckpt.debug.inspect_types",
+    "Inspector": "ckpt.debug.inspect",
     "Options": "ckpt.objects.base",
     "RestoreResult": "ckpt.restore",
     "SnapshotResult": "ckpt.snapshot",
+    "inspect": "ckpt.debug.inspect",
     "open_image": "ckpt.restore",
     "restore": "ckpt.restore",
     "snapshot": "ckpt.snapshot",

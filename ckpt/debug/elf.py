@@ -31,6 +31,8 @@ _DEBUG_FOLDER: Final = "/usr/lib/debug/.build-id"
 _MIN_BUILD_ID, _MAX_BUILD_ID = 2, 64
 _SYMBOL: Final = struct.Struct("<IBBHQQ")
 """Elf64_Sym, `include/uapi/linux/elf.h`."""
+_SYMBOL_32: Final = struct.Struct("<IIIBBH")
+"""Elf32_Sym, whose members are in another order."""
 _FUNCTIONS: Final = frozenset((2, 10))
 """STT_FUNC, STT_GNU_IFUNC."""
 _NAMED_TYPES: Final = frozenset((0, 1, *_FUNCTIONS))
@@ -79,7 +81,8 @@ class ElfSymbols:
             by_name = {section.name: section for section in sections}
             read = functools.partial(self._read, fd=fd)
             entries = list(find_plt_entries(elf, by_name, read))
-        named = [*_parse_symbols(table), *self._add_names(entries)]
+        parse = _parse_symbols if elf.elfclass == 64 else _parse_symbols_32
+        named = [*parse(table), *self._add_names(entries)]
         self._symbols = _measure(sorted(named), self._section_ends)
         self._values = [symbol.value for symbol in self._symbols]
 
@@ -246,6 +249,14 @@ def _bare(name: bytes) -> bytes:
 def _parse_symbols(table: bytes) -> Iterator[Symbol]:
     whole = len(table) - len(table) % _SYMBOL.size
     for name_at, info, _, section, value, size in _SYMBOL.iter_unpack(table[:whole]):
+        kind = info & 15
+        if 0 < section < _SHN_ABS and name_at and kind in _NAMED_TYPES:
+            yield Symbol(value, size, name_at, kind in _FUNCTIONS)
+
+
+def _parse_symbols_32(table: bytes) -> Iterator[Symbol]:
+    whole = len(table) - len(table) % _SYMBOL_32.size
+    for name_at, value, size, info, _, section in _SYMBOL_32.iter_unpack(table[:whole]):
         kind = info & 15
         if 0 < section < _SHN_ABS and name_at and kind in _NAMED_TYPES:
             yield Symbol(value, size, name_at, kind in _FUNCTIONS)

@@ -164,7 +164,7 @@ class Inspector:
         try:
             view = _observe_by_proc(tgid)
         except PermissionError:
-            gaps.append("memory, registers, signals' handlers: not ours to look at (run as root)")
+            gaps.append(f"registers, limits, timers: {_not_ours()}")
             view = read_bare_view(tgid)
         places = {place.tid: place for place in read_places(tgid, view.threads.values())}
         if peers is None:
@@ -207,7 +207,7 @@ class Inspector:
         try:
             return LiveSpace(view.tgid, through, self._store)
         except PermissionError:
-            gaps.append("memory and symbols: not ours to look at (run as root)")
+            gaps.append(f"memory and symbols: {_not_ours()}")
             return None
 
     def _find_stuck_lock(self, look: _Look) -> str:
@@ -250,6 +250,10 @@ def find_process(pid: int) -> int:
         return int(parse_fields(read_small(f"/proc/{pid}/status"))[b"Tgid"])
     except (FileNotFoundError, ProcessLookupError) as error:
         raise CaptureError("no such process or thread", where=f"pid {pid}") from error
+
+
+def _not_ours() -> str:
+    return "not ours to look at" + (" (run as root)" if os.geteuid() else "")
 
 
 def _observe_by_proc(tgid: int) -> KernelView:

@@ -300,7 +300,8 @@ def _flags(process: ProcessView | None, view: KernelView) -> Iterator[str]:
     for thread in view.threads.values():
         if thread.in_execve:
             yield f"thread {thread.tid} is in execve"
-        if thread.has_vfork_done:
+        is_kernel_thread = (thread.flags or 0) & PF_KTHREAD
+        if thread.has_vfork_done and not is_kernel_thread:
             yield "made by vfork: its parent waits until it calls exec or ends"
         if thread.has_io_uring:
             yield f"thread {thread.tid} has used io_uring"

@@ -85,7 +85,7 @@ _RSEQ: Final = struct.Struct("<IIQ")
 _TIMER_SOURCES: Final = {
     "hrtimer": "the timer on its kernel stack",
     "process_timeout": "the timer on its kernel stack, to one tick",
-    "estimate": "estimated",
+    "estimate": "an estimate",
 }
 _SECCOMP: Final = {0: "off", 1: "strict", 2: "filter"}
 
@@ -251,6 +251,8 @@ class ThreadInspector:
         if left_ns is None:
             return None
         source = _TIMER_SOURCES.get(timer.kind, timer.kind)
+        if timer.kind == "hrtimer" and (self._place is None or not self._place.has_all_regs):
+            source = "the kernel's list of timers"
         return Deadline(name_value("clock", timer.clockid), left_ns, source)
 
     def _futex(self) -> FutexWord | None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _ENOSYS: Final = (1 << 64) - 38
 """What rax holds while a call is being carried out."""
+_NO_CALL: Final = (1 << 64) - 1
 _ARGUMENTS: Final = {
     False: ("rdi", "rsi", "rdx", "r10", "r8", "r9"),
     True: ("rbx", "rcx", "rdx", "rsi", "rdi", "rbp"),
@@ -42,7 +43,7 @@ def _read_place(folder: str, view: ThreadView, offsets: dict[int, int | None]) -
     text = _read(f"{folder}/syscall")
     is_running = text.startswith(_RUNNING) or not text
     found = None if is_running else parse_call(text)
-    names = dict.fromkeys(REG_NAMES, 0)
+    names = dict.fromkeys(REG_NAMES, 0) | {"orig_rax": _NO_CALL}
     is_i386 = False
     if found is not None:
         nr, args, sp, ip = found

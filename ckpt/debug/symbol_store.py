@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from ckpt.debug import elf, elf_plt
 from ckpt.debug.elf import ElfSymbols, Load, Symbol, read_symbols
 
 if TYPE_CHECKING:
@@ -67,11 +68,12 @@ class SymbolStore:
         """Keep them in `cache` as well, if it is given; it must stay open for as long."""
         self._cache = cache
         self._known: dict[str, ElfSymbols | None] = {}
+        self._version = _find_version()
 
     def symbols_of(self, fd: int) -> ElfSymbols | None:
         """Return the symbols of the file open as `fd`; None when it has none that can be read."""
         try:
-            key = _identify(fd)
+            key = f"{_PREFIX}{self._version}-{_identify(fd)}"
         except OSError:
             return None
         if key not in self._known:
@@ -99,15 +101,22 @@ class SymbolStore:
         return symbols
 
 
+def _find_version() -> str:
+    """Return what tells apart entries that another version of the program made."""
+    sources = (elf.__file__, elf_plt.__file__, __file__)
+    stats = [os.stat(source) for source in sources]
+    return f"{sum(each.st_mtime_ns ^ each.st_size for each in stats):x}"
+
+
 def _identify(fd: int) -> str:
     """Return the name of a file's entry; a nameless copy (the vdso) goes by its content."""
     found = os.fstat(fd)
     if found.st_nlink == 0 and found.st_size <= _MAX_NAMELESS_BYTES:
         import xxhash
 
-        return f"{_PREFIX}{xxhash.xxh3_128_hexdigest(os.pread(fd, found.st_size, 0))}"
+        return f"{xxhash.xxh3_128_hexdigest(os.pread(fd, found.st_size, 0))}"
     times = f"{found.st_mtime_ns:x}-{found.st_ctime_ns:x}-{_debug_file_time(fd):x}"
-    return f"{_PREFIX}{found.st_dev:x}-{found.st_ino:x}-{found.st_size:x}-{times}"
+    return f"{found.st_dev:x}-{found.st_ino:x}-{found.st_size:x}-{times}"
 
 
 def _debug_file_time(fd: int) -> int:

@@ -33,27 +33,31 @@ class Family:
         self._children: dict[int, list[int]] = {}
         for pid, tasks in self._tasks.items():
             self._children.setdefault(tasks[0].parent_tgid, []).append(pid)
-        self._left = _MAX_NODES
 
     def descendants(self, pid: int) -> list[int]:
         """Return every process below `pid`, parents before their children."""
-        found, pending = [], [pid]
+        found, pending, seen = list[int](), [pid], {0, pid}
         while pending and len(found) < _MAX_NODES:
-            children = sorted(child for child in self._children.get(pending.pop(0), ()) if child)
+            # A number that was given anew while tasks were listed may seem its own ancestor.
+            children = sorted(set(self._children.get(pending.pop(0), ())) - seen)
+            seen.update(children)
             found += children
             pending += children
         return found
 
-    def build(self, pid: int, depth: int = 0) -> TreeNode | None:
+    def build(self, pid: int) -> TreeNode | None:
         """Return the tree below `pid`; None: there is no such process (any more)."""
+        return self._build(pid, 0, {0})
+
+    def _build(self, pid: int, depth: int, seen: set[int]) -> TreeNode | None:
         tasks = self._tasks.get(pid)
-        if not tasks or not pid:
+        if not tasks or pid in seen:
             return None
-        self._left -= 1
+        seen.add(pid)
         children = []
         for child in sorted(self._children.get(pid, ())):
-            if depth < _MAX_DEPTH and self._left > 0:
-                node = self.build(child, depth + 1)
+            if depth < _MAX_DEPTH and len(seen) <= _MAX_NODES:
+                node = self._build(child, depth + 1, seen)
                 children += [node] if node is not None else []
         leader = next((task for task in tasks if task.tid == pid), tasks[0])
         # A leader that has exited says nothing of the threads that live on.

@@ -68,6 +68,7 @@ static pthread_mutex_t said = PTHREAD_MUTEX_INITIALIZER;
 static int pipe_fds[2], unix_fds[2], listener, tcp_client, tcp_server, epoll_fd, semaphores;
 static uint32_t word, idle_word;
 static uint32_t *shared_word;
+static pid_t main_pid, own_pid;
 static struct robust_list_head own_head;
 static struct lock own_locks[2];
 static char child_stack[STACK_BYTES] __attribute__((aligned(16)));
@@ -305,10 +306,18 @@ static void *spin(void *unused)
 	return unused;
 }
 
+/* Ends with its parent, also if that has ended already. */
+static void end_with_parent(pid_t parent)
+{
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (getppid() != parent)
+		_exit(0);
+}
+
 static int child_main(void *name)
 {
+	end_with_parent(main_pid);
 	prctl(PR_SET_NAME, (char *)name);
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	for (;;)
 		pause();
 	return 0;
@@ -325,7 +334,7 @@ static pid_t start_child(void)
 	pid_t pid = fork();
 
 	if (pid == 0)
-		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		end_with_parent(main_pid);
 	return pid;
 }
 
@@ -361,8 +370,9 @@ static void start_children(void)
 	pid = start_child();
 	if (pid == 0) {
 		prctl(PR_SET_NAME, "vfork_parent");
+		own_pid = getpid();
 		if (vfork() == 0) {
-			prctl(PR_SET_PDEATHSIG, SIGKILL);
+			end_with_parent(own_pid);
 			for (;;)
 				pause();
 		}
@@ -482,6 +492,7 @@ int main(void)
 	char byte;
 	int i;
 
+	main_pid = getpid();
 	make_objects();
 	make_mutexes();
 	start_children();
