@@ -171,8 +171,6 @@ def _observe(look: _Look, process: Process) -> None:
             with target.open_observer(process) as observer:
                 target.observe_running(process, observer)
                 look.source = "bpf"
-                gaps = observer.observe_threads(process.tgid).gaps if observer is not None else ()
-                look.unseen += [f"on this kernel, {gap}" for gap in gaps[:_SHOWN_GAPS]]
                 return
         except (HostError, PermissionError) as error:
             # A snapshot without --no-bpf would end right here.

@@ -132,6 +132,7 @@ def find_unnamed_files(
     exe = process.path("exe")
     path = os.readlink(exe)
     if not _is_at(path, os.stat(exe)):
+        path = path.removesuffix(" (deleted)")
         what = f"its program {printable(os.fsencode(path))} is not at that path any more"
         hint = "the image holds a copy, which will show as deleted after a restore"
         yield Finding(f"process {process.tgid}", what, hint, blocker=False)
