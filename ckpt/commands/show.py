@@ -73,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _range(text: str) -> Any:
-    from ckpt.debug.show_memory import parse_range
+    from ckpt.debug.show_place import parse_range
 
     try:
         return parse_range(text)
@@ -185,11 +185,12 @@ def _json_parts(args: argparse.Namespace, image: ImageFile) -> Iterable[str]:
 
 def _show_memory(args: argparse.Namespace, image: ImageFile) -> None:
     from ckpt.debug import show_memory
+    from ckpt.debug.show_place import find_spot
     from ckpt.debug.symbols import AddressSpace
     from ckpt.objects.base import Records
 
     with AddressSpace(image, Records(image.records)) as space:
-        spot = show_memory.find_spot(space, args.memory)
+        spot = find_spot(space, args.memory)
         if args.json:
             for part in _memory_json(args, space, spot):
                 sys.stdout.write(part)

@@ -9,12 +9,12 @@ stack; a walk ends where that does not hold.
 from __future__ import annotations
 
 import re
-import struct
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ckpt.debug.unwind_data import MASK, MalformedError
 from ckpt.debug.unwind_expression import evaluate
 from ckpt.debug.unwind_rules import RBP, RETURN, RSP, How, Row, find_row
+from ckpt.debug.unwind_signal import is_trampoline, read_signal_frame
 from ckpt.debug.unwind_table import find_entry
 
 if TYPE_CHECKING:
@@ -43,14 +43,6 @@ _CS_32BIT: Final = 0x23
 _CALL: Final = b"\xe8"
 _CALL_BYTES: Final = 5
 """call rel32"""
-_SIGRETURN: Final = b"\x48\xc7\xc0\x0f\x00\x00\x00\x0f\x05"
-"""mov $15, %rax; syscall: what SA_RESTORER of glibc, musl and Go points to."""
-_SIGRETURN_CALL_AT: Final = 7
-_MCONTEXT_AT: Final = 40
-_MCONTEXT: Final = struct.Struct("<17Q")
-_MCONTEXT_ORDER: Final = (8, 9, 10, 11, 12, 13, 14, 15, 5, 4, 6, 3, 1, 0, 2, 7, RETURN)
-"""uc_mcontext of struct ucontext, as register numbers: struct sigcontext_64 of
-`arch/x86/include/uapi/asm/sigcontext.h`, 6.18: r8 to r15, di, si, bp, bx, dx, ax, cx, sp, ip."""
 
 
 class Frame(NamedTuple):
@@ -184,20 +176,12 @@ class _Walker:
         return int.from_bytes(data, "little") if len(data) == _WORD else None
 
     def _step_by_signal_frame(self, pc: int) -> _Step | None:
-        """The kernel pushed a frame with all registers; the handler's return popped its first word.
-
-        rsp then points to struct ucontext (struct rt_sigframe, arch/x86/include/asm/sigframe.h).
-        """
-        for start in (pc, pc - _SIGRETURN_CALL_AT):
-            if start > 0 and self._space.read(start, len(_SIGRETURN)) == _SIGRETURN:
-                break
-        else:
+        if not is_trampoline(self._space, pc):
             return None
         stack = self._registers.get(RSP, 0)
-        stored = self._space.read(stack + _MCONTEXT_AT, _MCONTEXT.size)
-        if len(stored) != _MCONTEXT.size:
+        values = read_signal_frame(self._space, stack)
+        if values is None:
             raise _EndError("the signal frame cannot be read")
-        values = dict(zip(_MCONTEXT_ORDER, _MCONTEXT.unpack(stored), strict=True))
         return _Step(stack, values, SIGNAL_FRAME, is_return=False)
 
     def _step_by_stack_top(self, pc: int) -> _Step:

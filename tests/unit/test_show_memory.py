@@ -17,18 +17,14 @@ from hypothesis import strategies as st
 
 from ckpt.debug.disasm import disasm, iter_disasm
 from ckpt.debug.show_memory import (
-    DEFAULT_BYTES,
-    Range,
-    Spot,
     c_string,
     disasm_lines,
-    find_spot,
     head_line,
     hex_lines,
-    parse_range,
     plain_pieces,
     string_line,
 )
+from ckpt.debug.show_place import DEFAULT_BYTES, Range, Spot, find_spot, parse_range
 from ckpt.debug.stored import Extents
 from ckpt.debug.symbols import AddressSpace
 from ckpt.errors import CkptError
@@ -104,6 +100,7 @@ def space(sample: Sample) -> Iterator[AddressSpace]:
         ("0x1000:16", "0x1000", 16),
         ("4096:0x10", "4096", 16),
         ("main:4k", "main", 4096),
+        ("0X1f:010", "0X1f", 10),
         ("libc.so.6:environ", "libc.so.6:environ", DEFAULT_BYTES),
         ("libc.so.6:environ:8", "libc.so.6:environ", 8),
         ("main+0x10:2G", "main+0x10", 2 << 30),
@@ -116,7 +113,7 @@ def test_ranges(text: str, place: str, size: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", ":", "main:", ":16", "main:0", "0xzz", "12ab", "1:99999999999999999g"]
+    "text", ["", ":", "main:", ":16", "main:0", "0xzz", "12ab", "10k", "1:99999999999999999g"]
 )
 def test_what_is_no_range(text: str) -> None:
     with pytest.raises(ValueError):
@@ -222,6 +219,8 @@ def test_symbols_lead_to_memory(sample: Sample) -> None:
             ("getpid+0x2", address + 2),
             (f"{name}:getpid-1", address - 1),
             (f"{address:x}", address),
+            (f"{address:020}", address),
+            ("getpid+010", address + 10),
         ):
             assert spot(space, text).start == at
         found = spot(space, "getpid:4")
