@@ -18,6 +18,8 @@ class Names(NamedTuple):
     values: dict[str, int]
     choice_mask: int = 0
     """Bits that are one choice, not flags; all of them if negative."""
+    since: tuple[int, int] = (0, 0)
+    """First version of the kernel whose headers have them all, where that is after 6.1."""
 
 
 def _count(names: str, start: int = 0) -> dict[str, int]:
@@ -74,7 +76,7 @@ SETS: Final[dict[str, Names]] = {
         "STREAM": 1, "DGRAM": 2, "RAW": 3, "RDM": 4, "SEQPACKET": 5, "NONBLOCK": 0o4000,
         "CLOEXEC": 0o2000000}, 0xF),
     "shutdown": Names(("sys/socket.h",), "SHUT_", _count("RD WR RDWR"), CHOICE),
-    "sol": Names(("sys/socket.h",), "SOL_", {
+    "sol": Names(("sys/socket.h", "netinet/in.h"), "SOL_", {
         "IP": 0, "SOCKET": 1, "IPV6": 41, "NETLINK": 270}, CHOICE),
     "epoll": Names(("sys/epoll.h",), "EPOLL", {"_CLOEXEC": 0o2000000}),
     "epoll_op": Names(("sys/epoll.h",), "EPOLL_CTL_", _count("ADD DEL MOD", 1), CHOICE),
@@ -130,7 +132,8 @@ SETS: Final[dict[str, Names]] = {
     "eventfd": Names(("sys/eventfd.h",), "EFD_", {
         "SEMAPHORE": 1, "NONBLOCK": 0o4000, "CLOEXEC": 0o2000000}),
     "futex2": Names(("linux/futex.h",), "FUTEX2_", {
-        "SIZE_U8": 0, "SIZE_U16": 1, "SIZE_U32": 2, "SIZE_U64": 3, "NUMA": 4, "PRIVATE": 128}, 3),
+        "SIZE_U8": 0, "SIZE_U16": 1, "SIZE_U32": 2, "SIZE_U64": 3, "NUMA": 4, "PRIVATE": 128},
+        3, (6, 7)),
     "uring": Names(("linux/io_uring.h",), "IORING_ENTER_", _bits(
         "GETEVENTS SQ_WAKEUP SQ_WAIT EXT_ARG REGISTERED_RING")),
     "membarrier": Names(("linux/membarrier.h",), "MEMBARRIER_CMD_", {
@@ -145,8 +148,6 @@ SETS: Final[dict[str, Names]] = {
         "FIONCLEX": 0x5450, "FIOCLEX": 0x5451}, CHOICE),
 }
 # fmt: on
-# Newer than the headers of Linux 6.1: not compared there.
-NEWER: Final = frozenset(("FUTEX2_SIZE_U8", "FUTEX2_SIZE_U16", "FUTEX2_SIZE_U32"))
 
 
 def name_value(which: str, value: int) -> str:

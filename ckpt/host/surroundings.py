@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from ckpt.host.kallsyms import Symbols
 
-_BESIDE_PT_REGS: Final = (0,) * 6
+_BESIDE_PT_REGS: Final[tuple[int, ...]] = (0,) * 6
 """fs_base, gs_base and segment registers of user_regs_struct, which pt_regs does not have."""
 _RWSEM_CONTENDED: Final = 0x3
 """RWSEM_WRITER_LOCKED | RWSEM_FLAG_WAITERS, kernel/locking/rwsem.c (6.18)."""

@@ -22,7 +22,7 @@ from ckpt.arch.x86_64 import (
     tls,
     xstate,
 )
-from ckpt.debug import core_elf, core_notes
+from ckpt.debug import call_flags, core_elf, core_notes
 from ckpt.host import terminal
 from ckpt.objects import (
     altstack,
@@ -306,4 +306,12 @@ CONSTANTS: list[Constants] = [
     Constants(("asm/ioctls.h",), {"TIOCSCTTY": session.TIOCSCTTY}),
     Constants(("linux/capability.h",), {"CAP_WAKE_ALARM": timers.CAP_WAKE_ALARM}),
     Constants(("sys/wait.h",), {"__WALL": terminal._WALL}),
+    *(
+        Constants(
+            names.headers,
+            {names.prefix + name: value for name, value in names.values.items()},
+            names.since,
+        )
+        for names in call_flags.SETS.values()
+    ),
 ]

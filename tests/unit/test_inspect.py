@@ -61,6 +61,9 @@ class Memory:
     def module_at(self, address: int) -> None:
         del address
 
+    def find_symbol(self, address: int) -> None:
+        del address
+
 
 def peer(tid: int, tgid: int = OWNER, *, parent: int = 1, mm: int = 1, **call: object) -> PeerTask:
     """Return a task; `call` are further fields."""
