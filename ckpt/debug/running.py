@@ -16,7 +16,6 @@ from ckpt.freeze import read_state
 from ckpt.host.status import read_small
 from ckpt.objects.file_kinds.common import printable
 from ckpt.objects.maps_text import unescape_path
-from ckpt.objects.vma_flags import Vm
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,7 +29,7 @@ _PAUSE_S: Final = 0.02
 _IN_MEMORY: Final = (b"/memfd:", b"/dev/zero", b"/SYSV", b"/[aio]", b"anon_inode:")
 """Names of what is not a file on a disk in any case."""
 _STREAMS: Final = (0, 1, 2)
-_HUGETLB: Final = int(Vm.HUGETLB)
+_ALONE: Final = "a restored process has memory of its own, that of the others is another"
 
 
 def find_stuck(process: Process) -> Iterator[Finding]:
@@ -79,15 +78,17 @@ def find_outside_users(process: Process, by_bpf: bool) -> Iterator[Finding]:
 def _outside_users(process: Process) -> Iterator[Finding]:
     view = process.thread_views.get(process.living_tid)
     threads = len(process.tids)
-    tables = (view.files_count or 0, view.fs_users or 0) if view is not None else (0, 0)
-    for users, what, name in (
-        (tables[0], "its fd table has", "CLONE_FILES"),
-        (tables[1], "its working folder has", "CLONE_FS"),
-    ):
-        if users > threads:
-            text = f"{what} {users} users, {threads} of them its own threads"
+    shared = (
+        (view and view.files_count, "fd table", "CLONE_FILES", True),
+        (view and view.fs_users, "working folder", "CLONE_FS", True),
+        (process.mm_view and process.mm_view.mm_users, "memory", "CLONE_VM", False),
+    )
+    for users, what, name, blocker in shared:
+        if users and users > threads:
+            text = f"its {what} has {users} users, {threads} of them its own threads"
             where = f"process {process.tgid} ({name})"
-            yield Finding(where, text, f"end the process made with {name}")
+            hint = f"end the process made with {name}" if blocker else _ALONE
+            yield Finding(where, text, hint, blocker)
     by_file: dict[int, list[FileView]] = {}
     for file in process.file_views.values():
         by_file.setdefault(file.file, []).append(file)
