@@ -196,6 +196,7 @@ RECORDS = [
     ("files", "files_record"),
     ("areas", "areas_record"),
     ("events", "events_record"),
+    ("peers", "peers_record"),
 ]
 
 
@@ -218,6 +219,26 @@ def test_records_are_laid_out_as_in_c(header: str, name: str, tmp_path: Path) ->
     *offsets, size = [int(word) for word in run_c(tmp_path, text).split()]
     assert dict(zip(names, offsets, strict=True)) == dict(zip(names, expected, strict=True))
     assert size == layout.size
+
+
+def test_the_record_of_stacks_is_laid_out_as_in_c(tmp_path: Path) -> None:
+    """Its head field by field, and where its two arrays are."""
+    names = list(records.StackRecord.__struct_fields__)
+    offsets = [*offsets_of(records.STACK_HEAD.format), records.STACK_HEAD.size]
+    expected = [*offsets, records.STACK_HEAD.size + 8 * records.STACK_USER_WORDS]
+    prints = "".join(
+        f'printf("%d ", (int)__builtin_offsetof(struct stack_record, {name}));'
+        for name in [*names, "user", "frames"]
+    )
+    text = f"""
+    #include <linux/types.h>
+    #include <stdio.h>
+    #include "stack.h"
+    int main(void) {{ {prints} printf("%d %d", (int)sizeof(struct stack_record),
+    STACK_MAX_FRAMES); }}"""
+    *found, size, frames = [int(word) for word in run_c(tmp_path, text).split()]
+    assert found == expected
+    assert (size, frames) == (records.STACK_RECORD.size, records.STACK_MAX_FRAMES)
 
 
 def c_path(name: str, field: str) -> str:
