@@ -23,7 +23,7 @@ from ckpt.debug.feasibility import assess
 from ckpt.debug.text import escape
 from ckpt.host import ptrace
 from ckpt.restore import open_image
-from tests.live.harness import TOOL, Build, Case, Mode, Target
+from tests.live.harness import TOOL, Build, Case, Mode, Target, wait_until
 from tests.live.test_refusals import REFUSED
 
 LISTENER = "listener"
@@ -298,3 +298,51 @@ def test_stopped_processes_stay_stopped(sleeper: subprocess.Popen[bytes]) -> Non
     check_json(sleeper.pid, code=0)
     state = Path(f"/proc/{sleeper.pid}/stat").read_text().rpartition(")")[2].split()[0]
     assert state == "T"
+
+
+def test_what_this_machine_has_not(sleeper: subprocess.Popen[bytes]) -> None:
+    """Limits below the process's, without the capability to raise them; cgroups are the same."""
+    limited = ["prlimit", "--nofile=200:200", "setpriv", "--bounding-set=-sys_resource,-setpcap"]
+    done = subprocess.run(
+        [*limited, *TOOL, "check", str(sleeper.pid), "--json"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd="/",
+    )
+    found = json.loads(done.stdout)
+    warned = warnings(found)
+    assert any("RLIMIT_NOFILE: hard limit" in text and "200 instead" in text for text in warned)
+    assert any("the bounding set becomes smaller" in text for text in warned)
+    assert not any("cgroup" in text for text in (*warned, *blockers(found)))
+
+
+def test_a_program_that_is_gone(build: Build) -> None:
+    """Its file is a part of the image, and of the estimate."""
+    with running(Case("exe_deleted"), build) as target:
+        found = check_json(target.pid, code=0)
+        target.snapshot("--leave-running")
+        with open_image(str(target.image)) as image:
+            size = image.status.st_size
+    assert any("is not at that path any more" in text for text in warnings(found))
+    assert found["estimate"]["contents_bytes"] > 0
+    assert size / 1.5 < found["estimate"]["image_bytes"] < size * 1.5
+
+
+def test_memory_that_another_process_uses(build: Build, tmp_path: Path) -> None:
+    """A parent in vfork and its child: a snapshot waits for one, and parts their memory."""
+    with subprocess.Popen(
+        [str(build.binary("vfork_parent")), str(tmp_path)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as parent:
+        wait_until("the child", lambda: (tmp_path / "ready").exists(), 20.0)
+        children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
+        try:
+            found = check_json(parent.pid, code=1)
+        finally:
+            os.kill(int(children[0]), signal.SIGKILL)
+            parent.kill()
+    assert any("waits in vfork until its child" in text for text in blockers(found))
+    assert any("its memory has 2 users" in text for text in warnings(found))
