@@ -13,7 +13,7 @@ from typing import Any, Final
 COMMANDS: Final = {
     "snapshot": "write an image of a process",
     "restore": "put a process back from its image",
-    "show": "print every record of an image",
+    "show": "look at an image: records, memory, threads, descriptors",
     "diff": "what changed between two images of a process",
     "core": "write a core file for gdb, lldb or drgn",
     "verify": "is an image whole, and restorable here?",

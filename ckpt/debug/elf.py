@@ -172,13 +172,6 @@ class ElfSymbols:
         """Tell whether a segment holds `address`, as data of the file or zeroed."""
         return any(0 <= address - load.address < load.memory_bytes for load in self.loads)
 
-    def find(self, offset: int) -> str:
-        """Return `name+0x1f` for a file offset, empty when no symbol covers it."""
-        for load in self.loads:
-            if load.offset <= offset < load.offset + load.file_bytes:
-                return self.name_address(load.address + offset - load.offset)
-        return ""
-
     def name_address(self, address: int) -> str:
         """Return `name+0x1f` for an address of the file, empty when no symbol covers it."""
         symbol = self.find_symbol(address)

@@ -24,7 +24,7 @@ from ckpt.objects.signals import ThreadSignals
 from ckpt.objects.task import ThreadRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from ckpt.arch.x86_64.regs import X86Regs
     from ckpt.debug.disasm import Line
@@ -89,11 +89,12 @@ def _thread_block(record: ThreadRecord, tgid: int, state: _State, space: Address
     walk = walk_stack(space, record.regs)
     bits = 32 if record.regs.cs == _CS_32BIT else 64
     code = disasm(space, record.regs.rip, _AROUND, _AROUND, bits)
+    held = list(_walk_robust_lists(state.robust, space))
     lines = [f"  process: {tgid}", f"  instruction: {call.instruction}"]
     lines += _register_lines(record.regs, space)
     lines += _backtrace_lines(walk, space)
     lines += _code_lines(code, record.regs.rip)
-    lines += _state_lines(record, state, space)
+    lines += _state_lines(record, state, held, space)
     plain = {
         **call.plain(),
         "tgid": tgid,
@@ -102,7 +103,7 @@ def _thread_block(record: ThreadRecord, tgid: int, state: _State, space: Address
         "backtrace_end": walk.end,
         "problems": {path: escape(text) for path, text in walk.problems.items()},
         "code": [line.plain() for line in code],
-        **_state_plain(record, state, space),
+        **_state_plain(record, state, held),
     }
     return Block(call.line(), lines, plain)
 
@@ -163,7 +164,9 @@ def _code_lines(code: list[Line], rip: int) -> Iterator[str]:
         yield f"    {rip:#x}: not readable"
 
 
-def _state_lines(record: ThreadRecord, state: _State, space: AddressSpace) -> Iterator[str]:
+def _state_lines(
+    record: ThreadRecord, state: _State, held: Iterable[RobustList], space: AddressSpace
+) -> Iterator[str]:
     if state.signals is not None:
         yield f"  blocked signals: {siginfo.names_in(state.signals.mask)}"
         pending = _pending(state.signals)
@@ -174,7 +177,7 @@ def _state_lines(record: ThreadRecord, state: _State, space: AddressSpace) -> It
         low, high = state.altstack.sp, state.altstack.sp + state.altstack.size
         inside = "the thread is on it" if low < record.regs.rsp <= high else "not in use"
         yield f"  alternate stack: {low:#x}-{high:#x}, {state.altstack.size} bytes, {inside}"
-    yield from _robust_lines(state.robust, space)
+    yield from _robust_lines(held)
     if state.rseq is not None:
         where = render(state.rseq.address, "address", space.locate)
         yield f"  rseq: {where}, {state.rseq.length} bytes, signature {state.rseq.signature:#x}"
@@ -188,7 +191,7 @@ def _pending(record: ThreadSignals) -> list[str]:
     return [siginfo.name_of(siginfo.signo_of(info)) for info in infos]
 
 
-def _robust_lists(record: RobustLists | None, space: AddressSpace) -> Iterator[RobustList]:
+def _walk_robust_lists(record: RobustLists | None, space: AddressSpace) -> Iterator[RobustList]:
     """Walk the robust lists of a thread; who waits for what is in them, an image does not say."""
     if record is None:
         return
@@ -199,8 +202,8 @@ def _robust_lists(record: RobustLists | None, space: AddressSpace) -> Iterator[R
         yield futexes.walk_robust_list(record.compat_head, is_compat=True)
 
 
-def _robust_lines(record: RobustLists | None, space: AddressSpace) -> Iterator[str]:
-    for walk in _robust_lists(record, space):
+def _robust_lines(held: Iterable[RobustList]) -> Iterator[str]:
+    for walk in held:
         name = "compat robust list" if walk.is_compat else "robust list"
         more = f", then: {walk.problem}" if walk.problem else ""
         yield f"  {name}: head {walk.head:#x}, {len(walk.entries)} futexes held{more}"
@@ -247,7 +250,7 @@ def _futex_plain(entry: RobustEntry) -> dict[str, Any]:
     }
 
 
-def _state_plain(record: ThreadRecord, state: _State, space: AddressSpace) -> dict[str, Any]:
+def _state_plain(record: ThreadRecord, state: _State, held: Iterable[RobustList]) -> dict[str, Any]:
     stack, rseq = state.altstack, state.rseq
     return {
         "blocked_signals": state.signals.mask if state.signals is not None else None,
@@ -255,7 +258,7 @@ def _state_plain(record: ThreadRecord, state: _State, space: AddressSpace) -> di
         "altstack": {"start": stack.sp, "size": stack.size, "flags": stack.flags}
         if stack is not None
         else None,
-        "robust_lists": [_robust_plain(walk) for walk in _robust_lists(state.robust, space)],
+        "robust_lists": [_robust_plain(walk) for walk in held],
         "rseq": {"address": rseq.address, "length": rseq.length} if rseq is not None else None,
         "clear_child_tid": record.clear_child_tid,
     }

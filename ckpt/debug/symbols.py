@@ -8,7 +8,7 @@ kept is bounded, and errors of a file mean that its symbols are not known.
 from __future__ import annotations
 
 import os
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
@@ -53,6 +53,7 @@ class AddressSpace(Layout):
         layout = next((r for r in records.of(AreasRecord) if r.ref == self.ref), None)
         self.files = layout.files if layout else []
         self.guards = sorted(layout.guards) if layout else []
+        self._guard_starts = [start for start, _ in self.guards]
         mm = next((r for r in records.of(MmRecord) if r.ref == self.ref), None)
         heap = (mm.start_brk, mm.brk) if mm is not None else (0, 0)
         vdsos = [r for r in records.of(VdsoRecord) if process and r.tgid == process.tgid]
@@ -164,11 +165,13 @@ class AddressSpace(Layout):
 
     def _find_guard(self, start: int, end: int) -> tuple[int, bool]:
         """Return up to where it stays as it is at `start`: guarded or not."""
-        for low, length in self.guards:
-            if low <= start < low + length:
+        index = bisect_right(self._guard_starts, start)
+        if index:
+            low, length = self.guards[index - 1]
+            if start < low + length:
                 return min(end, low + length), True
-            if low > start:
-                return min(end, low), False
+        if index < len(self.guards):
+            end = min(end, self._guard_starts[index])
         return end, False
 
     def _unstored_piece(self, area: Area, start: int, end: int) -> Piece:
