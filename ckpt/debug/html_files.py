@@ -197,7 +197,7 @@ def _watches(files: Files) -> Iterator[Html]:
 
 def _render_table(opened: list[Open]) -> Html:
     rows = [_row(one) for one in opened[:_MAX_ROWS]]
-    head = ("descriptors", "kind", "what", "flags", "position")
+    head = ("descriptors", "kind", "what", "flags", "#position")
     parts = [element("div", table(head, rows, "Open files"), class_="scroll")]
     rest = sum(one.files for one in opened[_MAX_ROWS:])
     if rest:

@@ -224,7 +224,7 @@ def _as_table(blocks: Sequence[Block]) -> Html:
         )
         for index, block in enumerate(blocks)
     )
-    head = ("addresses", "access", "kind", "what", "size", "stored")
+    head = ("addresses", "access", "kind", "what", "#size", "#stored")
     return element(
         "details",
         element("summary", "The map as a table"),

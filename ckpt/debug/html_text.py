@@ -64,8 +64,14 @@ def short(text: str, width: int = _MAX_SHOWN) -> Html:
 
 
 def table(head: Iterable[Content], rows: Iterable[Iterable[Content]], caption: str) -> Html:
-    """Return a table; cells that are elements `td` or `th` already stay what they are."""
-    titles = joined(element("th", title, scope="col") for title in head)
+    """Return a table; cells that are elements `td` or `th` already stay what they are.
+
+    A title that begins with `#` stands above numbers.
+    """
+    titles = joined(
+        element("th", title.lstrip("#"), scope="col", class_="num" if title[:1] == "#" else None)
+        for title in head
+    )
     body = joined(element("tr", *(cell(each) for each in row)) for row in rows)
     return element(
         "table",

@@ -89,7 +89,7 @@ def render_threads(records: Records, space: AddressSpace) -> Html:
     rows = [
         _row(group, space, with_stack=index < _MAX_BACKTRACES) for index, group in enumerate(shown)
     ]
-    head = ("threads", "was in", "goes on by", "time left", "where")
+    head = ("threads", "was in", "goes on by", "#time left", "where")
     parts = [
         element(
             "div",

@@ -133,7 +133,7 @@ def _as_table(timings: Timings) -> Html:
         for when, phases in (("before", timings.before), ("frozen", timings.frozen))
         for phase in phases
     ]
-    content = table(("when", "phase", "time"), rows, "Phases in their order")
+    content = table(("when", "phase", "#time"), rows, "Phases in their order")
     return element(
         "details", element("summary", "All phases"), element("div", content, class_="scroll")
     )
