@@ -9,6 +9,7 @@ from array import array
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -39,6 +40,7 @@ from ckpt.objects.vma_flags import Vm
 from tests.unit.planning import process_record
 from tests.unit.test_image_samples import HEADER, Pages
 from tests.unit.test_show import assert_harmless, libc_area
+from tests.unit.test_show_views import Direct
 
 RW = int(Vm.READ | Vm.WRITE)
 DATA = 0x5000_0000
@@ -355,3 +357,52 @@ def test_instructions_end_where_memory_does(code: AddressSpace) -> None:
     whole = list(iter_disasm(code, DATA, DATA + 4096))
     assert whole[-1].address == DATA + 4095
     assert b"".join(line.code for line in whole) == code.read(DATA, 4096)
+
+
+NUMBER = st.one_of(
+    st.integers(0, 40).map(lambda n: n * 4096),
+    st.sampled_from((-1, -4096, 1, 5000, 1 << 63, (1 << 64) - 1, 1 << 70)),
+)
+AREA = st.builds(
+    Area,
+    NUMBER,
+    NUMBER,
+    st.just(RW),
+    NUMBER,
+    st.integers(-1, 3),
+    special=st.sampled_from((b"", b"[vdso]", b"[vvar]")),
+)
+
+
+@given(
+    st.lists(AREA, max_size=6),
+    st.lists(st.tuples(NUMBER, NUMBER), max_size=4),
+    st.tuples(NUMBER, st.binary(max_size=4095)),
+    st.tuples(NUMBER, NUMBER),
+)
+def test_pieces_cover_every_range_of_every_layout(
+    areas: list[Area], guards: list[tuple[int, int]], held: tuple[int, bytes], wanted: Any
+) -> None:
+    """No hole, no overlap, no end missed, whatever an image claims."""
+    files = [
+        MappedFile("/dev/zero", 0, 0, 8192, 0, b"", 9),
+        MappedFile("/nowhere", 0, 0, 8192, 0),
+        MappedFile("/dev/zero", 0, 0, 8192, 0, b"", 77),
+    ]
+    size, tail = held
+    content = InodeContent(
+        ref=9, kind="shmem", name=b"", ino=1, size=size, mode=0o600, uid=0, gid=0, mtime_ns=0,
+        seals=0, has_pages=False, tail=tail,
+    )  # fmt: skip
+    layout = AreasRecord(ref=1, areas=areas, files=files, guards=guards)
+    found = [process_record(412), layout, content]
+    start, end = wanted
+    with AddressSpace(cast("ImageFile", Direct(found)), Records(found)) as space:
+        at = max(start, 0)
+        for count, piece in enumerate(space.pieces(start, end)):
+            assert piece.start == at < piece.end <= min(end, 1 << 64)
+            assert count < 200
+            at = piece.end
+            if piece.end - piece.start < 1 << 20:
+                assert len(space.read_piece(piece)) <= piece.end - piece.start
+        assert at >= min(end, 1 << 64)
