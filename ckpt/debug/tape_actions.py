@@ -10,6 +10,7 @@ import functools
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ckpt.debug.tape_text import Later, PlannedCall, planned
+from ckpt.errors import PlanError
 from ckpt.objects import area_actions, files, interrupted, last_calls, task
 from ckpt.objects.file_kinds import epoll, socketpair
 from ckpt.objects.passing import close_call, lowest_free, receive_call
@@ -150,7 +151,10 @@ def _(action: interrupted.Rearm, facts: Facts) -> Iterator[tuple[int, PlannedCal
     call = action.call
     if call.kind.value != "rearm" or call.rearm is None:
         return
-    built = interrupted.build_rearm(call, action.regs)
+    try:
+        built = interrupted.build_rearm(call, action.regs)
+    except ValueError as error:
+        raise PlanError(f"its call cannot be armed: {error}", where=f"tid {action.tid}") from error
     args: list[int | Blob | Scratch | Later] = list(built.args)
     if built.arg >= 0:
         left = call.rearm.remaining_ns or 0

@@ -99,7 +99,7 @@ class Contents:
         special = _SPECIAL.get(kind)
         if special is not None:
             return special(what.content)
-        if kind == "clone_args":
+        if kind == "clone_args" and len(what.content) >= 8:
             return self._clone_args(what)
         if kind == "iovec":
             return self._iovecs(what.content)

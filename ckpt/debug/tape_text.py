@@ -60,7 +60,7 @@ _KINDS: Final[dict[str, str]] = {
     "flock": "fd :lock",
     "futex": "ptr futex int timespec ptr hex",
     "futex_time64": "ptr futex int timespec ptr hex",
-    "ioctl": "fd ;ioctl ticks",
+    "ioctl": "fd ;ioctl int",
     "ioprio_set": ";ioprio_who int hex",
     "mbind": "ptr int ;mempolicy mask int hex",
     "mkdir": "path mode",
@@ -184,6 +184,8 @@ def _kinds_of(name: str, args: Sequence[Arg | Later]) -> Sequence[str]:
     first = args[0] if args and isinstance(args[0], int) else -1
     if name == "prctl":
         return (";prctl", *_PRCTL.get(first, "int int int int").split())
+    if name == "ioctl" and len(args) > 2 and isinstance(args[2], Blob):
+        return ("fd", ";tick_ioctl", "ticks")
     if name == "fcntl":
         command = args[1] if len(args) > 1 and isinstance(args[1], int) else -1
         return ("fd", ":fcntl", _FCNTL.get(command, "int"))

@@ -78,25 +78,17 @@ def fd_table(*rows: tuple[int, int], ref: int = 2) -> FileTable:
 
 def renumbered(record: Any, by: int) -> Any:
     """Return a record with other objrefs."""
-    table = {
-        FileTable: lambda: replace(
-            record,
-            ref=record.ref + by,
-            descriptors=[replace(one, file=one.file + by) for one in record.descriptors],
-        ),
-        PipeFile: lambda: replace(record, ref=record.ref + by, pipe=record.pipe + by),
-        EpollFile: lambda: replace(
-            record,
-            ref=record.ref + by,
-            watches=[replace(one, file=one.file + by) for one in record.watches],
-        ),
-    }
-    if type(record) in table:
-        return table[type(record)]()
-    if isinstance(record, type(process_record(1))):
+    moved: dict[str, Any] = {"ref": record.ref + by} if hasattr(record, "ref") else {}
+    if isinstance(record, FileTable):
+        moved["descriptors"] = [replace(one, file=one.file + by) for one in record.descriptors]
+    elif isinstance(record, EpollFile):
+        moved["watches"] = [replace(one, file=one.file + by) for one in record.watches]
+    elif isinstance(record, PipeFile):
+        moved["pipe"] = record.pipe + by
+    elif isinstance(record, ProcessRecord):
         names = ("mm", "files", "fs", "sighand")
-        return replace(record, **{name: getattr(record, name) + by for name in names})
-    return replace(record, ref=record.ref + by) if hasattr(record, "ref") else record
+        moved = {name: getattr(record, name) + by for name in names}
+    return replace(record, **moved)
 
 
 def sample() -> list[Record]:

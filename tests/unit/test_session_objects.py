@@ -33,6 +33,7 @@ from ckpt.objects.interrupted import RearmFacts
 from ckpt.objects.mapped_files import MappedFile
 from ckpt.objects.mm import MmRecord
 from ckpt.objects.signals import ThreadSignals
+from ckpt.objects.task import ThreadRecord
 from ckpt.objects.vma_flags import Vm
 from tests.unit.planning import process_record
 from tests.unit.test_image_samples import HEADER
@@ -82,7 +83,7 @@ def write_image(path: Path, records: Sequence[Record], pages: Pages | None = Non
 
 def open_sample(folder: Path, *records: Record, pages: Pages | None = None) -> Session:
     """Open an image of process 412 with these records."""
-    given_tids = [one.tid for one in records if type(one).__name__ == "ThreadRecord"]
+    given_tids = [one.tid for one in records if isinstance(one, ThreadRecord)]
     first: list[Record] = [process_record(*(given_tids or [412]))]
     if not given_tids:
         first.append(thread(0x1234))
