@@ -74,8 +74,10 @@ def _plain_name(why: str) -> str:
     """Cut what a target has named (a path in quotes) and the details behind a colon."""
     words = _NO_NAME.sub("-", _NAME_ENDS.split(why.lower())[0][: 2 * _MAX_NAME].replace("'", ""))
     if len(words) > _MAX_NAME:
-        words = words[:_MAX_NAME].rpartition("-")[0]
-    return words.strip("-") or "step"
+        words = words[:_MAX_NAME].rpartition("-")[0] or words[:_MAX_NAME]
+    name = words.strip("-")
+    # A number is a step's number, and these two are not steps of a plan.
+    return f"step-{name or 0}" if name.isdecimal() or name in ("", "create", COMMIT) else name
 
 
 def find_step(plan: Plan, text: str) -> int:

@@ -172,7 +172,11 @@ def _stopped_lines(half: HalfBuilt, path: str) -> Iterator[str]:
     yield escape(f"process {half.pid} is half built, from {path}, and stopped")
     yield f"next: step {number} of {half.steps + 1}, {name}{what}"
     yield f"threads: {' '.join(map(str, half.tids))}"
-    yield f"look: gdb -p {half.pid}"
+    if half.pid in half.tids:
+        yield f"look: gdb -p {half.pid}"
+    else:
+        each = ", ".join(f"gdb -p {tid}" for tid in half.tids)
+        yield f"look: {each} (one thread at a time: the main thread has ended)"
     yield f"end it: kill -9 {half.pid}"
     yield "do not continue it (SIGCONT): what would run is no program yet"
 

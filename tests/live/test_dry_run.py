@@ -10,11 +10,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from ckpt.objects.base import Record
+from ckpt.objects.task import ThreadRecord
 from tests.live.harness import Build, Case, Target
 from tests.live.syscall_trace import Seen, read_calls, traced, tracefs
-from tests.live.tickers import TOOL, end_process, process_exists, run_tool
+from tests.live.tickers import (
+    TOOL,
+    end_process,
+    process_exists,
+    refusal,
+    rewrite_image,
+    run_tool,
+)
 
 Json = dict[str, Any]
 SYS_EXECVEAT, SYS_MUNMAP, SYS_MREMAP = 322, 11, 25
@@ -185,3 +195,25 @@ def test_it_touches_nothing(build: Build, tmp_path: Path) -> None:
         if not line.startswith(("open", "+++", "---")) or re.search(r"O_(WRONLY|RDWR|CREAT)", line)
     ]
     assert touching == []
+
+
+def test_a_call_that_nobody_can_arm(build: Build, tmp_path: Path) -> None:
+    """A hostile image, whole and with good checksums, is refused in words."""
+
+    def change(record: Record) -> Record:
+        if not isinstance(record, ThreadRecord) or record.interrupted.rearm is None:
+            return record
+        facts = msgspec.structs.replace(
+            record.interrupted.rearm, fn="alarm_timer_nsleep_restart", clockid=77
+        )
+        call = msgspec.structs.replace(record.interrupted, rearm=facts)
+        return msgspec.structs.replace(record, interrupted=call)
+
+    with Target(Case("robust_list"), build) as target:
+        target.start()
+        assert target.wait_ready()
+        target.snapshot()
+        other = tmp_path / "other.ckpt"
+        rewrite_image(target.image, other, change)
+        said = refusal("restore", str(other), "--dry-run", "--trust-image")
+        assert "its call cannot be armed" in said

@@ -20,7 +20,7 @@ from ckpt.objects.base import Records
 from ckpt.objects.interrupted import final_regs
 from ckpt.objects.task import ThreadRecord
 from ckpt.restore import open_image
-from tests.live.harness import Build
+from tests.live.harness import Build, Case, Target
 from tests.live.tickers import (
     TOOL,
     Ticker,
@@ -229,6 +229,27 @@ def test_a_shell_with_job_control_does_not_wake_it(member: Member, how: str) -> 
         assert re.search(r"^ShdPnd:\s+0{16}$", pending, re.M), pending
     finally:
         end_process(member.pid)
+
+
+@pytest.mark.parametrize("program", ["pdeath_signal", "leader_exited", "seccomp_strict"])
+def test_what_asks_for_more(program: str, build: Build) -> None:
+    """A parent whose end it is told of, a main thread that has ended, calls that are forbidden."""
+    with Target(Case(program), build) as target:
+        target.start()
+        assert target.wait_ready()
+        target.snapshot()
+        done = run_tool("restore", str(target.image), "--stop-at", "commit")
+        try:
+            assert done.returncode == 0, done.stderr
+            tids = list(map(int, re.findall(r"\d+", done.stdout.splitlines()[2])))
+            assert {read_state(target.pid, tid) for tid in tids} == {"T"}
+            assert not tracers(target.pid)
+            looks = re.findall(r"gdb -p (\d+)", done.stdout)
+            assert looks == [str(tid) for tid in ([target.pid] if target.pid in tids else tids)]
+            for tid in map(int, looks):
+                assert f"(LWP {tid})" in gdb(tid, "info threads", "backtrace")
+        finally:
+            end_process(target.pid)
 
 
 def test_a_step_that_is_none(ticker: Ticker, steps: list[Json]) -> None:
