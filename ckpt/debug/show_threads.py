@@ -6,29 +6,34 @@ of this machine, if those are what the process had.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
+from ckpt.arch.x86_64.decode import CallEntry
+from ckpt.arch.x86_64.timeouts import read_args
+from ckpt.debug.call_args import CallDecoder
 from ckpt.debug.calls import describe_thread
 from ckpt.debug.disasm import disasm
-from ckpt.debug.futexes import Futexes
-from ckpt.debug.render import render
+from ckpt.debug.session_files import Fds
 from ckpt.debug.show_blocks import Block
+from ckpt.debug.show_state import (
+    NO_STATE,
+    ThreadState,
+    collect_states,
+    state_lines,
+    state_plain,
+    walk_robust_lists,
+)
 from ckpt.debug.symbols import AddressSpace
 from ckpt.debug.text import escape
 from ckpt.debug.unwind import Walk, name_frame, walk_stack
-from ckpt.objects import siginfo
-from ckpt.objects.altstack import AltStack
-from ckpt.objects.robust import RobustLists
-from ckpt.objects.rseq import RseqRecord
-from ckpt.objects.signals import ThreadSignals
 from ckpt.objects.task import ThreadRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from ckpt.arch.x86_64.regs import X86Regs
+    from ckpt.debug.call_args import Call
     from ckpt.debug.disasm import Line
-    from ckpt.debug.inspect_types import RobustEntry, RobustList
     from ckpt.image.reader import ImageFile
     from ckpt.objects.base import Records
 
@@ -47,63 +52,72 @@ _EFLAGS: Final = {
 }  # fmt: skip
 _AROUND: Final = 4
 _CS_32BIT: Final = 0x23
+_AT_FDCWD: Final = -100
 _HALF: Final = 1 << 63
-_MAX_HELD_SHOWN: Final = 64
-_MAX_PENDING_SHOWN: Final = 64
-_MIN_SIGINFO_BYTES: Final = 20
 _DONT_CARE: Final = "outermost frame"
-
-
-class _State(NamedTuple):
-    """The other records about one thread, where there are any."""
-
-    signals: ThreadSignals | None
-    altstack: AltStack | None
-    robust: RobustLists | None
-    rseq: RseqRecord | None
 
 
 def thread_blocks(image: ImageFile, records: Records) -> Iterator[Block]:
     """Yield a block a thread, process by process."""
     threads = {record.tid: record for record in records.of(ThreadRecord)}
-    states = {tid: _State(*parts) for tid, parts in _collect(records).items()}
+    states = collect_states(records)
     for process in records.processes:
         with AddressSpace(image, records, process) as space:
+            calls = CallDecoder(space, _FdNames(Fds(records, process)).name)
             for tid in process.tids:
                 if tid in threads:
-                    state = states.get(tid, _State(None, None, None, None))
-                    yield _thread_block(threads[tid], process.tgid, state, space)
+                    state = states.get(tid, NO_STATE)
+                    yield _thread_block(threads[tid], process.tgid, state, space, calls)
 
 
-def _collect(records: Records) -> dict[int, list[Any]]:
-    found: dict[int, list[Any]] = {}
-    kinds: tuple[type[Any], ...] = (ThreadSignals, AltStack, RobustLists, RseqRecord)
-    for at, kind in enumerate(kinds):
-        for record in records.of(kind):
-            found.setdefault(record.tid, [None] * 4)[at] = record
-    return found
+class _FdNames:
+    """Names descriptors as strace's `-yy` does: `3<pipe, read end>`."""
+
+    def __init__(self, fds: Fds) -> None:
+        self._fds = fds
+
+    def name(self, value: int) -> str:
+        fd = (value & 0xFFFF_FFFF ^ 1 << 31) - (1 << 31)
+        if fd == _AT_FDCWD:
+            return "AT_FDCWD"
+        return f"{fd}<{self._fds[fd].text}>" if fd in self._fds else str(fd)
 
 
-def _thread_block(record: ThreadRecord, tgid: int, state: _State, space: AddressSpace) -> Block:
+def _decode_call(record: ThreadRecord, calls: CallDecoder) -> Call | None:
+    """Return the call that the thread was in with its arguments; None when it was in none."""
+    call = record.interrupted
+    if not call.name or call.nr < 0:
+        return None
+    is_i386 = call.entry is CallEntry.INT80
+    return calls.decode(call.nr, read_args(record.regs, call.entry), is_i386=is_i386)
+
+
+def _thread_block(
+    record: ThreadRecord, tgid: int, state: ThreadState, space: AddressSpace, calls: CallDecoder
+) -> Block:
     call = describe_thread(record, space)
     walk = walk_stack(space, record.regs)
     bits = 32 if record.regs.cs == _CS_32BIT else 64
     code = disasm(space, record.regs.rip, _AROUND, _AROUND, bits)
-    held = list(_walk_robust_lists(state.robust, space))
-    lines = [f"  process: {tgid}", f"  instruction: {call.instruction}"]
+    held = list(walk_robust_lists(state.robust, space))
+    decoded = _decode_call(record, calls)
+    lines = [f"  process: {tgid}"]
+    lines += [f"  call: {decoded.text}"] if decoded is not None else []
+    lines += [f"  instruction: {call.instruction}"]
     lines += _register_lines(record.regs, space)
     lines += _backtrace_lines(walk, space)
     lines += _code_lines(code, record.regs.rip)
-    lines += _state_lines(record, state, held, space)
+    lines += state_lines(record, state, held, space)
     plain = {
         **call.plain(),
         "tgid": tgid,
+        "arguments": [arg.text for arg in decoded.args] if decoded is not None else None,
         "registers": {name: getattr(record.regs, name) for name in record.regs.__struct_fields__},
         "backtrace": _backtrace_plain(walk, space),
         "backtrace_end": walk.end,
         "problems": {path: escape(text) for path, text in walk.problems.items()},
         "code": [line.plain() for line in code],
-        **_state_plain(record, state, held),
+        **state_plain(record, state, held),
     }
     return Block(call.line(), lines, plain)
 
@@ -162,103 +176,3 @@ def _code_lines(code: list[Line], rip: int) -> Iterator[str]:
         yield f"    {line.render(rip)}"
     if not any(line.address == rip for line in code):
         yield f"    {rip:#x}: not readable"
-
-
-def _state_lines(
-    record: ThreadRecord, state: _State, held: Iterable[RobustList], space: AddressSpace
-) -> Iterator[str]:
-    if state.signals is not None:
-        yield f"  blocked signals: {siginfo.names_in(state.signals.mask)}"
-        pending = _pending(state.signals)
-        if pending:
-            shown = ", ".join(pending[:_MAX_PENDING_SHOWN])
-            yield f"  pending signals: {shown}" + (", ..." if len(pending) > 64 else "")
-    if state.altstack is not None:
-        low, high = state.altstack.sp, state.altstack.sp + state.altstack.size
-        inside = "the thread is on it" if low < record.regs.rsp <= high else "not in use"
-        yield f"  alternate stack: {low:#x}-{high:#x}, {state.altstack.size} bytes, {inside}"
-    yield from _robust_lines(held)
-    if state.rseq is not None:
-        where = render(state.rseq.address, "address", space.locate)
-        yield f"  rseq: {where}, {state.rseq.length} bytes, signature {state.rseq.signature:#x}"
-    if record.clear_child_tid is not None:
-        where = render(record.clear_child_tid, "clear_child_tid", space.locate)
-        yield f"  clear_child_tid: {where}"
-
-
-def _pending(record: ThreadSignals) -> list[str]:
-    infos = [info for info in record.pending if len(info) >= _MIN_SIGINFO_BYTES]
-    return [siginfo.name_of(siginfo.signo_of(info)) for info in infos]
-
-
-def _walk_robust_lists(record: RobustLists | None, space: AddressSpace) -> Iterator[RobustList]:
-    """Walk the robust lists of a thread; who waits for what is in them, an image does not say."""
-    if record is None:
-        return
-    futexes = Futexes(space, None, 0, (), {})
-    if record.head:
-        yield futexes.walk_robust_list(record.head, is_compat=False)
-    if record.compat_head:
-        yield futexes.walk_robust_list(record.compat_head, is_compat=True)
-
-
-def _robust_lines(held: Iterable[RobustList]) -> Iterator[str]:
-    for walk in held:
-        name = "compat robust list" if walk.is_compat else "robust list"
-        more = f", then: {walk.problem}" if walk.problem else ""
-        yield f"  {name}: head {walk.head:#x}, {len(walk.entries)} futexes held{more}"
-        for entry in walk.entries[:_MAX_HELD_SHOWN]:
-            yield f"    {_futex_text(entry)}"
-        if len(walk.entries) > _MAX_HELD_SHOWN:
-            yield f"    ... {len(walk.entries) - _MAX_HELD_SHOWN} more"
-        if walk.pending is not None:
-            yield f"    being taken or released: {_futex_text(walk.pending)}"
-
-
-def _futex_text(entry: RobustEntry) -> str:
-    futex = entry.futex
-    where = f"futex {futex.address:#x}{f' ({futex.place})' if futex.place else ''}"
-    if futex.value is None:
-        return f"{where}: not readable"
-    states = [f"owner {futex.owner_tid}"]
-    states += ["has waiters"] if futex.has_waiters else []
-    states += ["owner died"] if futex.owner_died else []
-    states += ["priority inheritance"] if entry.is_pi else []
-    return f"{where}: {', '.join(states)}"
-
-
-def _robust_plain(walk: RobustList) -> dict[str, Any]:
-    return {
-        "head": walk.head,
-        "is_compat": walk.is_compat,
-        "held": [_futex_plain(entry) for entry in walk.entries],
-        "pending": _futex_plain(walk.pending) if walk.pending is not None else None,
-        "problem": walk.problem,
-    }
-
-
-def _futex_plain(entry: RobustEntry) -> dict[str, Any]:
-    futex = entry.futex
-    return {
-        "address": futex.address,
-        "place": futex.place,
-        "value": futex.value,
-        "owner_tid": futex.owner_tid,
-        "has_waiters": futex.has_waiters,
-        "owner_died": futex.owner_died,
-        "is_pi": entry.is_pi,
-    }
-
-
-def _state_plain(record: ThreadRecord, state: _State, held: Iterable[RobustList]) -> dict[str, Any]:
-    stack, rseq = state.altstack, state.rseq
-    return {
-        "blocked_signals": state.signals.mask if state.signals is not None else None,
-        "pending_signals": _pending(state.signals) if state.signals is not None else [],
-        "altstack": {"start": stack.sp, "size": stack.size, "flags": stack.flags}
-        if stack is not None
-        else None,
-        "robust_lists": [_robust_plain(walk) for walk in held],
-        "rseq": {"address": rseq.address, "length": rseq.length} if rseq is not None else None,
-        "clear_child_tid": record.clear_child_tid,
-    }

@@ -193,6 +193,15 @@ def test_the_program_is_what_this_test_is_about(threads: dict[int, Any]) -> None
     assert all(t["backtrace_end"] == "outermost frame" for t in threads.values())
 
 
+def test_calls_have_their_arguments(threads: dict[int, Any]) -> None:
+    calls = {thread["call"]: thread["arguments"] for thread in threads.values()}
+    address, operation, value, timeout = calls["futex"]
+    assert address.endswith("(show_stacks held)")
+    assert (operation, value, timeout) == ("FUTEX_WAIT_PRIVATE", "2", "NULL")
+    assert calls["poll"][0].startswith("[{3<pipe, read end, other end fd 4")
+    assert calls["epoll_wait"][0].startswith("5<epoll")
+
+
 def test_registers_are_those_of_gdb(gdb: Gdb, threads: dict[int, Any]) -> None:
     assert gdb.registers.keys() == threads.keys()
     for tid, theirs in gdb.registers.items():
