@@ -82,8 +82,15 @@ class Futexes:
         tgid: int,
         peers: Sequence[PeerTask],
         restarted: dict[int, int],
+        numbers: dict[int, int] | None = None,
     ) -> None:
+        """Take the memory, its identity, all tasks, and `restarted` of `find_wait`.
+
+        `numbers`: tids in the pid namespace of the process to ours, where that is another one;
+        its locks hold the former.
+        """
         self._space = space
+        self._numbers = numbers
         self._mm = mm
         self._tgid = tgid
         self._peers = {peer.tid: peer for peer in peers if peer.tid}
@@ -104,7 +111,7 @@ class Futexes:
         """
         content = self._space.read(address, 4)
         value = int.from_bytes(content, "little") if len(content) == 4 else None
-        owner = (value or 0) & FUTEX_TID_MASK if holds_owner else 0
+        owner = self._number((value or 0) & FUTEX_TID_MASK) if holds_owner else 0
         text = self._name_owner(owner)
         if value is not None and not holds_owner:
             owner, text = self._guess_owner(address, value)
@@ -119,9 +126,15 @@ class Futexes:
             waiters=tuple(self._waiters(address)),
         )
 
+    def _number(self, tid: int) -> int:
+        """Return our number of a tid that stands in the target's memory; unknown ones as is."""
+        return tid if self._numbers is None else self._numbers.get(tid, tid)
+
     def _name_owner(self, tid: int) -> str:
         if not tid:
             return ""
+        if self._numbers is not None and tid not in self._numbers.values():
+            return "of another pid namespace"
         peer = self._peers.get(tid)
         return escape(peer.comm) if peer is not None else "not a living thread here"
 
@@ -130,11 +143,11 @@ class Futexes:
 
         A robust mutex of glibc, taken by a plain FUTEX_WAIT, has the owner in the word itself.
         """
-        inside = self._peers.get(value & FUTEX_TID_MASK)
+        inside = self._peers.get(self._number(value & FUTEX_TID_MASK))
         if inside is not None and value & FUTEX_WAITERS and inside.tgid == self._tgid:
             return inside.tid, f"{escape(inside.comm)}, by the word"
         content = self._space.read(address + _GLIBC_OWNER_AT, 4)
-        owner = int.from_bytes(content, "little")
+        owner = self._number(int.from_bytes(content, "little"))
         peer = self._peers.get(owner)
         if value not in _GLIBC_LOCKED or len(content) < 4 or peer is None:
             return 0, ""

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 MAX_SCREENS: Final = 8
 """Processes of a tree that are reported in full; of a larger one only that which was asked for."""
-MAX_STACKS: Final = 64
+MAX_STACKS: Final = 256
 """Threads of a process whose user stacks are walked."""
 _LOOKS_AT_LOCK: Final = 4
 _LOOK_EVERY_S: Final = 0.005
@@ -292,7 +292,20 @@ def _find_futexes(look: _Look, space: LiveSpace | None) -> Futexes | None:
     mm = look.view.mm.mm if look.view.mm is not None else None
     if look.source != "bpf":
         mm = NO_OBJECT
-    return Futexes(space, mm, look.view.tgid, look.peers, restarted)
+    return Futexes(space, mm, look.view.tgid, look.peers, restarted, _find_numbers(look.view))
+
+
+def _find_numbers(view: KernelView) -> dict[int, int] | None:
+    """Return our tid of each thread by that in its own pid namespace; None: it is ours as well."""
+    own = os.stat("/proc/self/ns/pid").st_ino
+    if all(thread.pid_ns in (own, None) for thread in view.threads.values()):
+        return None
+    numbers = {}
+    for tid in view.threads:
+        with contextlib.suppress(OSError, KeyError):
+            fields = parse_fields(read_small(f"/proc/{view.tgid}/task/{tid}/status"))
+            numbers[int(fields[b"NSpid"].split()[-1])] = tid
+    return numbers
 
 
 def _name_task(tid: int, known: dict[int, PeerTask]) -> Who:

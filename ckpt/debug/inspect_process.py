@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from ckpt.debug.inspect_thread import clock_name, names_of
+from ckpt.debug.inspect_restart import clock_name
+from ckpt.debug.inspect_thread import names_of
 from ckpt.debug.inspect_types import (
     Credentials,
     Disposition,

@@ -74,14 +74,13 @@ def _likeness(thread: ThreadReport) -> object:
         or any(robust.entries or robust.pending or robust.problem for robust in thread.robust_lists)
         or (thread.altstack is not None and thread.altstack.is_on)
         or thread.state not in "SI"
-        or not thread.user_stack
     )
     if is_special or thread.call is None:
         return thread.tid
     return (
         *(thread.state, thread.call.name, thread.kernel_stack, thread.masked, thread.differs),
         *(thread.futex.address if thread.futex else 0, thread.seccomp),
-        tuple(frame.place for frame in thread.user_stack),
+        tuple(frame.place for frame in thread.user_stack) or thread.rip,
     )
 
 

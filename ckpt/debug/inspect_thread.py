@@ -3,34 +3,24 @@
 from __future__ import annotations
 
 import struct
-import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ckpt.arch.x86_64.regs import REG_NAMES, USER32_CS
-from ckpt.arch.x86_64.syscalls import syscall_name
 from ckpt.debug.call_args import CallDecoder
 from ckpt.debug.call_flags import name_value
+from ckpt.debug.inspect_restart import describe_restart, signed_32, time_left_ns
 from ckpt.debug.inspect_types import (
     AltStack,
     Blocked,
     Deadline,
     Frame,
     Instruction,
-    Restart,
     RseqState,
     ThreadReport,
     Who,
 )
 from ckpt.debug.text import escape
-from ckpt.host.kernel_view import (
-    EXIT_DEAD,
-    EXIT_ZOMBIE,
-    PF_KTHREAD,
-    CpuSleepRestart,
-    FutexRestart,
-    NanosleepRestart,
-    PollRestart,
-)
+from ckpt.host.kernel_view import EXIT_DEAD, EXIT_ZOMBIE, PF_KTHREAD
 from ckpt.objects.siginfo import name_of, signals_in
 
 if TYPE_CHECKING:
@@ -38,9 +28,9 @@ if TYPE_CHECKING:
 
     from ckpt.debug.call_args import Call
     from ckpt.debug.futexes import Futexes
-    from ckpt.debug.inspect_types import FutexWord, RobustList
+    from ckpt.debug.inspect_types import FutexWord, Restart, RobustList
     from ckpt.debug.live_space import LiveSpace
-    from ckpt.host.kernel_view import RestartBlock, ThreadView
+    from ckpt.host.kernel_view import ThreadView
     from ckpt.host.surroundings import ThreadPlace
 
 MAX_FRAMES: Final = 32
@@ -68,18 +58,6 @@ _PT_REGS: Final = 21
 """How many of user_regs_struct are in pt_regs: the first."""
 _SS_DISABLE: Final = 2
 _SS_AUTODISARM: Final = 1 << 31
-_FLAGS_CLOCKRT: Final = 0x20
-_CLOCK_REALTIME: Final = 0
-_CLOCK_MONOTONIC: Final = 1
-_CLOCKS: Final = {
-    0: time.CLOCK_REALTIME,
-    1: time.CLOCK_MONOTONIC,
-    7: time.CLOCK_BOOTTIME,
-    8: time.CLOCK_REALTIME,
-    9: time.CLOCK_BOOTTIME,
-    11: time.CLOCK_TAI,
-}
-"""CLOCK_* to one that we can read."""
 _RSEQ: Final = struct.Struct("<IIQ")
 """cpu_id_start, cpu_id, rseq_cs: the first members of struct rseq (include/uapi/linux/rseq.h)."""
 _TIMER_SOURCES: Final = {
@@ -154,6 +132,10 @@ class ThreadInspector:
         call = self._decode_call()
         regs = self._registers()
         user_stack = self._user_stack() if with_stack else ()
+        if not with_stack:
+            self._gaps.append(
+                "user stack: there are too many threads to walk all; ask for this one"
+            )
         rip = regs.get("rip")
         return ThreadReport(
             tid=view.tid,
@@ -203,7 +185,7 @@ class ThreadInspector:
         place = self._place
         if place is None or not self._has_user_side or self._is_on_cpu:
             return None
-        nr = _signed(place.regs.orig_rax)
+        nr = signed_32(place.regs.orig_rax)
         if nr < 0:
             return None
         args = _arguments(place)
@@ -216,9 +198,11 @@ class ThreadInspector:
         if call is None or self._place is None:
             return ""
         notes = ["made by 32-bit code or int 0x80"] if call.is_i386 else []
-        code = _signed(self._place.regs.rax)
+        code = signed_32(self._place.regs.rax)
         if code in _RESTART_CODES:
             notes.append(f"interrupted, {_RESTART_CODES[code]}")
+        elif call.name == "restart_syscall":
+            notes.append("goes on with what its restart block says")
         elif self._place.state == 0:
             notes.append("not waiting in it at this moment")
         return "; ".join(notes)
@@ -232,22 +216,11 @@ class ThreadInspector:
             source = "se.exec_start, late by what the host took meanwhile"
         return Blocked(place.off_cpu_ns, source)
 
-    def _now_ns(self, clockid: int) -> int | None:
-        """Return the time of a clock at the observation; None: it cannot be read by us."""
-        clock = _CLOCKS.get(clockid)
-        if clock is None:
-            return None
-        return time.clock_gettime_ns(clock) - (time.monotonic_ns() - self._around.observed_ns)
-
-    def _left_ns(self, clockid: int, expires_ns: int | None) -> int | None:
-        now_ns = self._now_ns(clockid)
-        return None if now_ns is None or expires_ns is None else expires_ns - now_ns
-
     def _deadline(self) -> Deadline | None:
         timer = self._view.blocked_timer
         if timer is None:
             return None
-        left_ns = self._left_ns(timer.clockid, timer.expires_ns)
+        left_ns = time_left_ns(timer.clockid, timer.expires_ns, self._around.observed_ns)
         if left_ns is None:
             return None
         source = _TIMER_SOURCES.get(timer.kind, timer.kind)
@@ -302,42 +275,9 @@ class ThreadInspector:
         return self._decoder.pointer(address) if self._decoder is not None else hex(address)
 
     def _restart(self) -> Restart | None:
-        block = self._view.restart
-        if block is None:
-            return None
-        is_live = False
-        regs = self._view.regs
-        if regs is not None:
-            is_i386 = self._place is not None and self._place.is_i386_call
-            name = syscall_name(max(_signed(regs.orig_ax), 0), i386=is_i386)
-            in_restart = _signed(regs.orig_ax) >= 0 and name == "restart_syscall"
-            is_live = _signed(regs.ax) == -516 or in_restart
-        arguments, clockid, expires_ns = self._restart_arguments(block)
-        left_ns = None if clockid is None else self._left_ns(clockid, expires_ns)
-        return Restart(block.fn, arguments, left_ns, is_live)
-
-    def _restart_arguments(
-        self, block: RestartBlock
-    ) -> tuple[dict[str, str], int | None, int | None]:
-        """Return the arguments as text, and the clock and time of the deadline."""
-        if isinstance(block, NanosleepRestart | CpuSleepRestart):
-            arguments = {"clock": clock_name(block.clockid), "rmtp": self._pointer(block.rmtp)}
-            return arguments, block.clockid, block.expires_ns
-        if isinstance(block, FutexRestart):
-            is_realtime = block.flags & _FLAGS_CLOCKRT
-            clock = _CLOCK_REALTIME if is_realtime else _CLOCK_MONOTONIC
-            arguments = {
-                "uaddr": self._pointer(block.uaddr),
-                "val": hex(block.val),
-                "bitset": hex(block.bitset),
-                "flags": hex(block.flags),
-                "clock": clock_name(clock),
-            }
-            return arguments, clock, block.expires_ns
-        if isinstance(block, PollRestart):
-            arguments = {"ufds": self._pointer(block.ufds), "nfds": str(block.nfds)}
-            return arguments, _CLOCK_MONOTONIC, block.expires_ns
-        return {}, None, None
+        is_i386 = self._place is not None and self._place.is_i386_call
+        observed_ns = self._around.observed_ns
+        return describe_restart(self._view, self._pointer, observed_ns, is_i386=is_i386)
 
     def _robust_lists(self) -> tuple[RobustList, ...]:
         futexes, view = self._around.futexes, self._view
@@ -424,19 +364,9 @@ def names_of(mask: int) -> tuple[str, ...]:
     return tuple(map(name_of, signals_in(mask)))
 
 
-def clock_name(clockid: int) -> str:
-    """Return a clock by name; CPU clocks of tasks are negative numbers."""
-    return name_value("clock", clockid) if clockid >= 0 else f"CPU clock {clockid}"
-
-
 def _arguments(place: ThreadPlace) -> tuple[int, ...]:
     regs = place.regs
     if place.is_i386_call:
         six = (regs.rbx, regs.rcx, regs.rdx, regs.rsi, regs.rdi, regs.rbp)
         return tuple(value & 0xFFFF_FFFF for value in six)
     return (regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9)
-
-
-def _signed(value: int) -> int:
-    """Return the low 32 bits as a signed number: system calls' numbers and results."""
-    return (value & 0xFFFF_FFFF ^ 0x8000_0000) - 0x8000_0000

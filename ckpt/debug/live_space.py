@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ckpt.debug.space import Layout, OpenedFile
 from ckpt.debug.text import escape
-from ckpt.objects.maps_text import SPECIAL, parse_maps, unescape_path
+from ckpt.objects.maps_text import parse_maps, unescape_path
 from ckpt.objects.vma_flags import Vm
 
 if TYPE_CHECKING:
@@ -164,8 +164,3 @@ def _build_area(line: MapsLine, file: int) -> LiveArea:
         *(line.start, line.end, flags, line.offset, file, anon_name, special),
         *(line.dev, line.inode),
     )
-
-
-def is_special(name: bytes) -> bool:
-    """Tell whether the kernel mapped an area of this name by itself."""
-    return name in SPECIAL

@@ -313,8 +313,14 @@ def test_the_restart_block_of_a_stopped_sleeper(inspector: Inspector) -> None:
             process.send_signal(19)  # SIGSTOP
             wait_for_state(process.pid, "T")
             thread = inspector.inspect(process.pid).processes[0].threads[0]
+            process.send_signal(18)  # SIGCONT
+            wait_for_state(process.pid, "S")
+            again = inspector.inspect(process.pid).processes[0].threads[0]
         finally:
             process.kill()
+    assert again.call is not None and again.call.text == "restart_syscall()"
+    assert "goes on with" in again.call_note and again.restart is not None
+    assert again.restart.is_live and again.restart.function == "hrtimer_nanosleep_restart"
     assert thread.call_note.startswith("interrupted, ERESTART_RESTARTBLOCK")
     assert thread.restart is not None and thread.restart.is_live
     assert thread.restart.function == "hrtimer_nanosleep_restart"

@@ -21,6 +21,7 @@ from ckpt.debug.inspect import Inspector
 from ckpt.debug.inspect_text import inspection_lines
 from ckpt.debug.inspect_types import Inspection
 from tests.live.harness import Build, Case, Mode, Target
+from tests.live.kernel_state import running_state
 from tests.live.tickers import TOOL, check_refusal, run_tool, wait_for
 
 NOBODY = 65534
@@ -143,6 +144,52 @@ def test_kernel_threads(inspector: Inspector) -> None:
     assert thread.call is None and thread.registers is None and not report.flags
     assert look.tree is not None and any("inspect them" in note for note in look.notes)
     assert len(look.tree.children) > 10
+
+
+def test_locks_of_another_pid_namespace(inspector: Inspector, build: Build) -> None:
+    program = ["unshare", "--pid", "--fork", "--kill-child", build.binary("inspect_states")]
+    with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            while process.stdout.readline() != b"READY\n":
+                assert process.poll() is None
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+            pid = int(children.split()[0])
+            wait_for("a deadlock", lambda: bool(inspector.inspect(pid).processes[0].deadlocks))
+            report = inspector.inspect(pid).processes[0]
+        finally:
+            process.kill()
+    threads = {thread.tid: thread for thread in report.threads}
+    assert {threads[tid].comm for tid in report.deadlocks[0]} == {"deadlock_one", "deadlock_two"}
+    owner = next(thread for thread in report.threads if thread.comm == "robust_owner")
+    words = [entry.futex for robust in owner.robust_lists for entry in robust.entries]
+    assert [(word.owner_tid, word.owner) for word in words] == [(owner.tid, "robust_owner")] * 3
+    assert (words[0].value or 0) & 0x3FFFFFFF != owner.tid
+
+
+def test_a_leader_that_has_exited(inspector: Inspector, build: Build) -> None:
+    with running_state(build, "leaderless") as state:
+        tid = state.number("thread")
+        wait_for("the leader's end", lambda: state_of(state.pid) == "Z")
+        report = inspector.inspect(state.pid).processes[0]
+    leader, living = sorted(report.threads, key=lambda thread: thread.tid != state.pid)
+    assert report.kind == "process" and leader.state == "Z" and living.tid == tid
+    assert leader.call is None and leader.registers is None and not leader.user_stack
+    assert living.call is not None and living.user_stack[0].place.startswith("libc.so.6 ")
+    assert report.limits and {one.what for one in report.sharing} >= {"mm", "files"}
+
+
+def test_many_threads(inspector: Inspector, build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ckpt.debug.inspect.MAX_STACKS", 50)
+    with Target(Case("many_threads"), build) as target:
+        target.start()
+        assert target.wait_ready()
+        look = inspector.inspect(target.pid)
+    threads = look.processes[0].threads
+    assert len(threads) == look.processes[0].thread_count > 150
+    assert 0 < sum(bool(thread.user_stack) for thread in threads) <= 50
+    assert any("too many threads" in gap for thread in threads for gap in thread.gaps)
+    assert len(list(inspection_lines(look))) < len(threads)
 
 
 def test_names_that_would_harm_a_terminal(inspector: Inspector) -> None:
