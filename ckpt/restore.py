@@ -60,6 +60,9 @@ class CallLog(Protocol):
     def made(self, tid: int, call: Call, result: int | None) -> None:
         """Thread `tid` made a call; `result` is raw rax, None where it does not come back."""
 
+    def built(self) -> None:
+        """All steps are carried out, and nothing runs yet."""
+
 
 def restore(
     path: str,
@@ -173,6 +176,8 @@ def _build(
         watch.step("wait for the check of all pages")
         with released():
             pages.wait()
+    if call_log is not None:
+        call_log.built()
 
 
 def describe_run(run: Sequence[Step]) -> str:

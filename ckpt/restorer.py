@@ -373,9 +373,16 @@ class Restorer:
         """Let everything run: from here on the process does not depend on us.
 
         It is committed when EXITKILL is cleared on the last thread.
+
+        Raises:
+            RestoreError: somebody has killed it before.
         """
         with held():
-            self._commit(options)
+            try:
+                self._commit(options)
+            except ProcessLookupError as error:
+                what = "was killed by somebody before it could run"
+                raise RestoreError(what, where=f"pid {self.root_tid}") from error
 
     def _commit(self, options: Options) -> None:
         time.sleep(max(self.lag_ns(), 0) / 1e9)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from typing import TYPE_CHECKING, Final
 
 from ckpt.commands.common import plain_result, print_warnings, to_json
@@ -14,6 +14,7 @@ from ckpt.errors import CkptError
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
     from ckpt.debug.call_log import CallWriter
     from ckpt.debug.report import Reporter
@@ -76,27 +77,26 @@ def run(args: argparse.Namespace, report: Reporter) -> int:
     path = args.image or _newest_image()
     if args.dry_run:
         return _dry_run(args, path, options)
-    with ExitStack() as stack:
-        log: CallWriter | None = None
-        if args.call_log is not None:
-            from ckpt.debug.call_log import CallWriter
-
-            log = stack.enter_context(CallWriter(args.call_log))
-        if args.stop_at is not None:
-            return _stop_at(args, path, options, report, log)
-        if args.detach:
+    if args.stop_at is not None:
+        return _stop_at(args, path, options, report)
+    if args.detach:
+        with _open_call_log(args) as log:
             result = restore(path, options, _pidfile_writer(args), report, log)
-            _report_restored(args, path, result, report)
-            return 0
-        return _restore_and_stay(args, path, options, report, log)
+        _report_restored(args, path, result, report)
+        return 0
+    return _restore_and_stay(args, path, options, report)
+
+
+def _open_call_log(args: argparse.Namespace) -> AbstractContextManager[CallWriter | None]:
+    if args.call_log is None:
+        return nullcontext()
+    from ckpt.debug.call_log import CallWriter
+
+    return CallWriter(args.call_log)
 
 
 def _restore_and_stay(
-    args: argparse.Namespace,
-    path: str,
-    options: Options,
-    report: Reporter,
-    log: CallWriter | None,
+    args: argparse.Namespace, path: str, options: Options, report: Reporter
 ) -> int:
     from ckpt.host.terminal import Attendant, end_like
     from ckpt.restore import restore
@@ -108,7 +108,9 @@ def _restore_and_stay(
             _pidfile_writer(args)(pid)
             attendants.append(stack.enter_context(Attendant(pid)))
 
-        _report_restored(args, path, restore(path, options, before_commit, report, log), report)
+        with _open_call_log(args) as log:
+            result = restore(path, options, before_commit, report, log)
+        _report_restored(args, path, result, report)
         status = attendants[0].wait()
     sys.stdout.flush()
     end_like(status)
@@ -146,16 +148,11 @@ def _newest_image() -> str:
     return newest
 
 
-def _stop_at(
-    args: argparse.Namespace,
-    path: str,
-    options: Options,
-    report: Reporter,
-    log: CallWriter | None,
-) -> int:
+def _stop_at(args: argparse.Namespace, path: str, options: Options, report: Reporter) -> int:
     from ckpt.restore import restore_until
 
-    half = restore_until(path, args.stop_at, options, report, log)
+    with _open_call_log(args) as log:
+        half = restore_until(path, args.stop_at, options, report, log)
     print_warnings(half.warnings, report)
     if args.pidfile:
         _write_pidfile(args.pidfile, half.pid)

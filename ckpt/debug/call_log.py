@@ -28,27 +28,51 @@ class CallWriter:
         Raises:
             CkptError: it cannot be written.
         """
+        self._path = path
         self._file = _open(path)
         self._text = TapeText()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
+    def __exit__(self, kind: object, *_: object) -> None:
+        try:
+            self._file.close()
+        except OSError as error:
+            # What went wrong already says more.
+            if kind is None:
+                raise self._failure(error) from error
 
     def begin(self, number: int, run: Sequence[Step]) -> None:
         """Name the steps that begin."""
         if not run:
-            self._file.write(f"step {number} create\n")
+            self._write(f"step {number} create")
         for at, step in enumerate(run):
-            self._file.write(
-                f"step {number + at} ({describe_executor(step)}): {describe_step(step)}\n"
-            )
+            self._write(f"step {number + at} ({describe_executor(step)}): {describe_step(step)}")
 
     def made(self, tid: int, call: Call, result: int | None) -> None:
         """Write one call."""
-        self._file.write(f"{escape(self._text.made(tid, call, result))}\n")
+        self._write(escape(self._text.made(tid, call, result)))
+
+    def built(self) -> None:
+        """Have all of it in the file.
+
+        Raises:
+            CkptError: it cannot be written; the process has not run yet, and will not.
+        """
+        try:
+            self._file.flush()
+        except OSError as error:
+            raise self._failure(error) from error
+
+    def _write(self, line: str) -> None:
+        try:
+            self._file.write(f"{line}\n")
+        except OSError as error:
+            raise self._failure(error) from error
+
+    def _failure(self, error: OSError) -> CkptError:
+        return CkptError("call log cannot be written", where=self._path, errno=error.errno)
 
 
 def _open(path: str) -> TextIO:

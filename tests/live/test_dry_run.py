@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,8 @@ from tests.live.tickers import (
     refusal,
     rewrite_image,
     run_tool,
+    tracers,
+    wait_for,
 )
 
 Json = dict[str, Any]
@@ -217,3 +220,36 @@ def test_a_call_that_nobody_can_arm(build: Build, tmp_path: Path) -> None:
         rewrite_image(target.image, other, change)
         said = refusal("restore", str(other), "--dry-run", "--trust-image")
         assert "its call cannot be armed" in said
+
+
+def test_a_call_log_that_cannot_be_written(build: Build, tmp_path: Path) -> None:
+    """Nothing of the process is left, whichever way it would have gone on."""
+    with Target(Case("robust_list"), build) as target:
+        target.start()
+        assert target.wait_ready()
+        target.snapshot()
+        for more in (["--detach"], ["--stop-at", "commit"], []):
+            for log in ("/dev/full", str(tmp_path / "no" / "log")):
+                said = refusal("restore", str(target.image), "--call-log", log, *more)
+                assert f"{log}: call log cannot be " in said
+                end_process(target.pid)
+                assert not process_exists(target.pid)
+
+
+def test_a_call_log_of_a_restore_that_stays(build: Build) -> None:
+    """The command ends as its process does, and the log is whole all the same."""
+    with Target(Case("robust_list"), build) as target:
+        target.start()
+        assert target.wait_ready()
+        target.snapshot()
+        log = target.folder / "calls"
+        command = [*TOOL, "restore", str(target.image), "--call-log", str(log)]
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL) as tool:
+            wait_for("the log", lambda: log.exists() and "munmap(0x10000" in log.read_text())
+            wait_for("the commit", lambda: not tracers(target.pid))
+            os.kill(target.pid, signal.SIGKILL)
+            assert tool.wait(30) == -signal.SIGKILL
+        lines = log.read_text().splitlines()
+        assert lines[0] == "step 0 create"
+        assert re.fullmatch(r"step \d+ \(ptrace, tid \d+\): signal mask.*", lines[-1])
+        assert re.match(r"\[tid \d+\] close_range\(0, 2, 0\) = 0$", lines[2]), lines[:3]
