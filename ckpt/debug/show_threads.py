@@ -54,7 +54,7 @@ _AROUND: Final = 4
 _CS_32BIT: Final = 0x23
 _AT_FDCWD: Final = -100
 _HALF: Final = 1 << 63
-_DONT_CARE: Final = "outermost frame"
+_OUTERMOST: Final = "outermost frame"
 
 
 def thread_blocks(image: ImageFile, records: Records) -> Iterator[Block]:
@@ -152,7 +152,7 @@ def _backtrace_lines(walk: Walk, space: AddressSpace) -> Iterator[str]:
     for number, frame in enumerate(walk.frames):
         place = name_frame(space, frame) or "not mapped"
         yield f"    #{number:<3}{frame.address:#018x}  {place}  ({frame.how})"
-    if walk.end != _DONT_CARE:
+    if walk.end != _OUTERMOST:
         yield f"    ends: {escape(walk.end)}"
     for path, problem in walk.problems.items():
         yield f"    {escape(path)}: {escape(problem)}: only frame pointers lead on"
