@@ -30,7 +30,7 @@ from ckpt.debug.text import escape
 from ckpt.debug.tree import Family, read_peers
 from ckpt.errors import CaptureError, HostError
 from ckpt.host.bpf_cache import Cache
-from ckpt.host.kernel_view import NO_OBJECT, PF_KTHREAD, FutexRestart
+from ckpt.host.kernel_view import NO_OBJECT, PF_KTHREAD, TASK_UNINTERRUPTIBLE, FutexRestart
 from ckpt.host.status import parse_fields, read_small
 from ckpt.host.surroundings import PeerTask
 
@@ -205,7 +205,8 @@ class Inspector:
             gaps.append(stuck)
             return None
         try:
-            return LiveSpace(view.tgid, through, self._store)
+            careful = any(place.state & TASK_UNINTERRUPTIBLE for place in look.places.values())
+            return LiveSpace(view.tgid, through, self._store, careful=careful)
         except PermissionError:
             gaps.append(f"memory and symbols: {_not_ours()}")
             return None
@@ -274,8 +275,14 @@ def _observe_by_proc(tgid: int) -> KernelView:
 def _report_threads(look: _Look, around: Around, only: int | None) -> list[ThreadReport]:
     reports = []
     for number, (tid, view) in enumerate(look.view.threads.items()):
-        if only is None or tid == only:
-            inspector = ThreadInspector(view, look.places.get(tid), around)
+        if only not in (None, tid):
+            continue
+        with contextlib.ExitStack() as closing:
+            own = around
+            if around.leader is not None and view.files not in (around.leader.files, None):
+                names = closing.enter_context(FdNames(view.tgid, tid))
+                own = around._replace(name_fd=names.name)
+            inspector = ThreadInspector(view, look.places.get(tid), own)
             reports.append(inspector.report(with_stack=only == tid or number < MAX_STACKS))
     return reports
 

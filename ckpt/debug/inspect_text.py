@@ -232,9 +232,9 @@ def _attribute_lines(thread: ThreadReport) -> Iterator[str]:
         section = f", critical section {state.critical_section}" if state.critical_section else ""
         text = f"{state.address:#x}, {state.length} bytes, signature {state.signature:#x}"
         yield from field("rseq", [f"{text}{cpu}{section}"])
-    privileges = f"seccomp {thread.seccomp}{', no_new_privs' if thread.no_new_privs else ''}"
     if thread.seccomp != "off" or thread.no_new_privs:
-        yield from field("limits", [privileges])
+        privileges = f"{thread.seccomp}{', no_new_privs' if thread.no_new_privs else ''}"
+        yield from field("seccomp", [privileges])
     if thread.differs:
         yield from field("its own", [", ".join(thread.differs)])
     cpu_time = "" if thread.cpu_time_ns is None else f"{duration(thread.cpu_time_ns)} of CPU, "

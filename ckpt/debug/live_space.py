@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 _ADDRESS_END: Final = 1 << 63
 """pread takes a signed offset; no user address is beyond it."""
 _MAX_READ_BYTES: Final = 1 << 20
+_NETWORK: Final = (b"nfs", b"cifs", b"smb", b"ceph", b"fuse", b"9p", b"afs", b"lustre", b"gfs")
+"""Beginnings of the names of file systems whose server may never answer."""
 _ANON: Final = b"[anon:"
 _ANON_SHARED: Final = b"[anon_shmem:"
 _STACK: Final = b"[stack]"
@@ -58,14 +60,19 @@ class LiveSpace(Layout):
     Raises OSError when the process is gone, or may not be looked at.
     """
 
-    def __init__(self, tgid: int, tid: int, store: SymbolStore) -> None:
-        """Read the areas through the (living) thread `tid` of process `tgid`."""
+    def __init__(self, tgid: int, tid: int, store: SymbolStore, *, careful: bool = False) -> None:
+        """Read the areas through the (living) thread `tid` of process `tgid`.
+
+        `careful`: something of it hangs, so files of network file systems are left alone: whoever
+        asks for them may hang as well.
+        """
         self._folder = f"/proc/{tgid}/task/{tid}"
         self._tgid = tgid
         self._store = store
         with open(f"{self._folder}/maps", "rb") as file:
             lines = parse_maps(file.read())
         areas, names = _build_areas(lines)
+        self._avoided = find_network_devices(_read_mounts(self._folder)) if careful else frozenset()
         super().__init__(areas, [unescape_path(name) for name in names])
         self._memory = os.open(f"{self._folder}/mem", os.O_RDONLY | os.O_CLOEXEC)
 
@@ -109,6 +116,8 @@ class LiveSpace(Layout):
     def _open_file(self, index: int) -> tuple[int, str]:
         area = next(area for area in self._areas if area.file == index)
         assert isinstance(area, LiveArea)
+        if area.dev in self._avoided:
+            return -1, "is on a network file system, which may be what the process waits for"
         link = f"/proc/{self._tgid}/map_files/{area.start:x}-{area.end:x}"
         problem = ""
         for path in (link, f"{self._folder}/root{self._paths[index]}"):
@@ -132,6 +141,22 @@ class LiveSpace(Layout):
         if symbols is None:
             problem = problem or "is not an ELF file that can be read"
         return OpenedFile(fd, symbols, problem)
+
+
+def _read_mounts(folder: str) -> bytes:
+    with open(f"{folder}/mountinfo", "rb") as file:
+        return file.read()
+
+
+def find_network_devices(mountinfo: bytes) -> frozenset[bytes]:
+    """Return the devices of network file systems, as maps writes them, of /proc/TID/mountinfo."""
+    found = set()
+    for line in mountinfo.splitlines():
+        fields, _, rest = line.partition(b" - ")
+        if rest.startswith(_NETWORK):
+            major, _, minor = fields.split()[2].partition(b":")
+            found.add(b"%02x:%02x" % (int(major), int(minor)))
+    return frozenset(found)
 
 
 def _dev_text(dev: int) -> bytes:

@@ -147,7 +147,7 @@ def test_kernel_threads(inspector: Inspector) -> None:
 
 
 def test_locks_of_another_pid_namespace(inspector: Inspector, build: Build) -> None:
-    program = ["unshare", "--pid", "--fork", "--kill-child", build.binary("inspect_states")]
+    program = ["unshare", "--pid", "--fork", "--kill-child", str(build.binary("inspect_states"))]
     with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         try:
             assert process.stdout is not None
@@ -177,6 +177,19 @@ def test_a_leader_that_has_exited(inspector: Inspector, build: Build) -> None:
     assert leader.call is None and leader.registers is None and not leader.user_stack
     assert living.call is not None and living.user_stack[0].place.startswith("libc.so.6 ")
     assert report.limits and {one.what for one in report.sharing} >= {"mm", "files"}
+
+
+def test_a_thread_with_much_of_its_own(inspector: Inspector, build: Build) -> None:
+    with running_state(build) as state:
+        tid = int(state.said["special"][0][0])
+        thread = inspector.inspect(tid).processes[0].threads[0]
+        main = inspector.inspect(state.pid).processes[0]
+    assert {"descriptors", "working directory"} <= set(thread.differs)
+    assert (thread.seccomp, thread.no_new_privs) == ("filter, 2 filters", True)
+    assert thread.altstack is not None and thread.altstack.flags == "SS_AUTODISARM"
+    shared = {one.what: one.threads for one in main.sharing}
+    assert shared["files"] == shared["fs"] == main.thread_count - 1
+    assert len(main.timers or ()) > 40
 
 
 def test_many_threads(inspector: Inspector, build: Build, monkeypatch: pytest.MonkeyPatch) -> None:

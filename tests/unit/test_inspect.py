@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import struct
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from ckpt.debug.inspect_text import tree_lines
 from ckpt.debug.inspect_thread import describe_state
 from ckpt.debug.inspect_types import FutexWord, ThreadReport, TreeNode
 from ckpt.debug.inspect_words import duration, signals_text
+from ckpt.debug.live_space import LiveSpace, find_network_devices
 from ckpt.debug.symbol_store import SymbolStore, read_build_id
 from ckpt.debug.tree import Family
 from ckpt.debug.x86_decoder import Decoder, open_decoder
@@ -224,6 +226,15 @@ def test_memory_that_nobody_can_read_now(later: tuple[bool, ...], said: str) -> 
         assert not observer.looks
 
 
+def test_devices_whose_server_may_not_answer() -> None:
+    mounts = b"""22 1 0:20 / /proc rw,nosuid shared:5 - proc proc rw
+31 1 0:300 / /home rw,relatime shared:14 - nfs4 server:/home rw,vers=4.2
+32 1 8:1 /a\\040b /mnt rw - ext4 /dev/nfs rw
+33 1 0:45 / /gate ro - fuse.sshfs user@host: rw
+"""
+    assert find_network_devices(mounts) == {b"00:12c", b"00:2d"}
+
+
 def test_words_for_states() -> None:
     letters = {0: "R", 1: "S", 2: "D", 0x102: "D", 0x402: "I", 4: "T", 8: "t", 0x2001: "S"}
     for state, letter in letters.items():
@@ -291,6 +302,18 @@ def test_symbols_that_were_kept_are_the_same(tmp_path: Path) -> None:
     assert names == [fresh.name_address(address) for address in places]
     assert len({name.partition("+")[0] for name in names}) > 100
     assert kept.find_name("malloc") == fresh.find_name("malloc")
+
+
+def test_our_own_space() -> None:
+    with LiveSpace(os.getpid(), os.getpid(), SymbolStore(), careful=True) as space:
+        place = next(area for area in space.areas if area.special == b"[stack]")
+        assert space.locate(place.start) == "[stack]" and space.find_area(1) is None
+        assert len(space.read(place.end - 8192, 100_000)) == 8192
+        assert space.read(1, 8) == space.read(1 << 63, 8) == space.read(place.start, -1) == b""
+        code = next(area for area in space.areas if area.file >= 0 and area.flags & 4)
+        module = space.module_at(code.start)
+        assert module is not None and module.symbols is not None
+        assert re.fullmatch("[0-9a-f]{40}", space.build_id(code.start))
 
 
 def test_a_damaged_entry_is_made_again(tmp_path: Path) -> None:
