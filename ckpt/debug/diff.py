@@ -67,6 +67,8 @@ class ThreadChange(NamedTuple):
     call: list[str]
     place: list[str]
     """Where rip stands."""
+    left_ns: list[int | None]
+    """What was left of a finite wait; None: no limit, or not known."""
     registers: dict[str, list[int]]
     """Those that differ: before and after."""
 
@@ -104,7 +106,7 @@ class ImageDiff(NamedTuple):
     before: Summary
     after: Summary
     notes: list[str]
-    """Why a comparison may mean little: other processes, other programs, other kernels."""
+    """Why a comparison may mean little, and which files' variables cannot be named."""
     new_tasks: list[int]
     gone_tasks: list[int]
     tasks: list[TaskDiff]
@@ -154,7 +156,7 @@ def _compare(before: Session, after: Session) -> ImageDiff:
         not (records or gone or new or contents or header or has_pages),
         _summary(before),
         _summary(after),
-        list(_notes(before, after, pairs)),
+        [*_notes(before, after, pairs), *_missing(pairs, tasks)],
         new,
         gone,
         tasks,
@@ -187,6 +189,17 @@ def _notes(before: Session, after: Session, pairs: list[tuple[Task, Task]]) -> I
         yield "the second image is the older one"
     if before.header.kernel_release != after.header.kernel_release:
         yield "taken on different kernels"
+
+
+def _missing(pairs: list[tuple[Task, Task]], tasks: list[TaskDiff]) -> Iterator[str]:
+    """Yield the files in whose memory pages differ, and whose symbols are not known."""
+    told = set()
+    for (_, task), found in zip(pairs, tasks, strict=True):
+        for area in found.pages.areas:
+            module = task.memory.space.module_at(area.start)
+            if module is not None and module.symbols is None and module.path not in told:
+                told.add(module.path)
+                yield f"{escape(module.path)}: {escape(module.problem)}: variables without names"
 
 
 def _compare_headers(before: Session, after: Session) -> Iterator[Change]:
@@ -282,8 +295,14 @@ def _thread_change(what: str, old: Thread | None, new: Thread | None) -> ThreadC
         [one.comm if one is not None else "" for one in both],
         [_call_text(one) if one is not None else "" for one in both],
         [one.call.location if one is not None else "" for one in both],
+        [_left_ns(one) if one is not None else None for one in both],
         registers,
     )
+
+
+def _left_ns(thread: Thread) -> int | None:
+    call = thread.record.interrupted
+    return call.rearm.remaining_ns if call.rearm is not None else call.remaining_ns
 
 
 def _call_text(thread: Thread) -> str:

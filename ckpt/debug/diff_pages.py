@@ -12,7 +12,7 @@ import re
 import struct
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from ckpt.debug.session_symbols import variable_at
+from ckpt.debug.session_symbols import symbol_at
 from ckpt.debug.session_tasks import name_area
 from ckpt.debug.stored import Extents
 
@@ -71,10 +71,11 @@ class AreaPages(NamedTuple):
 
 
 class Variable(NamedTuple):
-    """A variable with other bytes than before."""
+    """A variable with other bytes than before; or a function, whose code was changed."""
 
     name: str
     file: str
+    is_function: bool
     address: int
     size: int
     changed_bytes: int
@@ -86,7 +87,7 @@ class Variable(NamedTuple):
 
     def values(self) -> tuple[int, int] | None:
         """Return both as numbers if it has the size of one, else None."""
-        if self.size not in (1, 2, 4, 8):
+        if self.is_function or self.size not in (1, 2, 4, 8):
             return None
         both = bytes.fromhex(self.before), bytes.fromhex(self.after)
         return int.from_bytes(both[0], "little"), int.from_bytes(both[1], "little")
@@ -109,7 +110,7 @@ class PageDiff(NamedTuple):
 def compare_pages(before: Memory, after: Memory, segments: Sequence[Segment]) -> PageDiff:
     """Compare the pages of two processes; `segments` are those of their layouts."""
     variables = _Variables(before, after)
-    areas = []
+    areas: list[AreaPages] = []
     for segment in segments:
         has_both = segment.before is not None and segment.after is not None
         watch = variables.look if has_both else None
@@ -118,8 +119,17 @@ def compare_pages(before: Memory, after: Memory, segments: Sequence[Segment]) ->
             memory = before if segment.after is None else after
             area = memory.area(segment.start)
             name = name_area(area, memory) if area is not None else ""
-            areas.append(_summed(segment.start, segment.end, name, found))
+            _append(areas, _summed(segment.start, segment.end, name, found))
     return _totalled(before.space.stored, after.space.stored, areas, variables)
+
+
+def _append(areas: list[AreaPages], found: AreaPages) -> None:
+    """Add to the list; what continues the one before, such as a heap that has grown, joins it."""
+    last = areas[-1] if areas else None
+    if last is not None and (last.end, last.name) == (found.start, found.name):
+        areas[-1] = _summed(last.start, found.end, last.name, last.ranges + found.ranges)
+    else:
+        areas.append(found)
 
 
 def compare_contents(
@@ -278,9 +288,10 @@ class _Variables:
         while match is not None and self.is_complete:
             self._steps += 1
             at = match.start()
-            symbol = variable_at(self._spaces[1], start + at)
+            symbol = symbol_at(self._spaces[1], start + at)
             if symbol is None:
-                past = (at // _WORD + 1) * _WORD
+                following = module.symbols.next_start(start + at - module.bias)
+                past = len(differing) if following is None else following + module.bias - start
             else:
                 past = min(symbol.address + symbol.size - start, len(differing))
                 self._add(symbol, differing[at:past], start + at - symbol.address)
@@ -309,7 +320,8 @@ class _Variables:
         size = min(symbol.size - at, _VALUE_BYTES)
         before, after = (space.read(symbol.address + at, size).hex() for space in self._spaces)
         name, address, length = symbol.name, symbol.address, symbol.size
-        return Variable(name, symbol.file, address, length, count, offset, before, after)
+        where = symbol.file, symbol.is_function, address, length
+        return Variable(name, *where, count, offset, before, after)
 
 
 def _summed(start: int, end: int, name: str, ranges: list[PageRange]) -> AreaPages:

@@ -28,8 +28,14 @@ if TYPE_CHECKING:
 _MAX_ROWS: Final = 40
 _MAX_RANGES: Final = 4
 _VALUE_CHARS: Final = 80
-_TOLD_FIELDS: Final = {"thread": ("regs.", "comm", "interrupted."), "process": ("tids",)}
-"""Beginnings of the fields that the part on threads is about, by type."""
+_TOLD_FIELDS: Final = (
+    "regs.",
+    "comm",
+    "interrupted.remaining_ns",
+    "interrupted.rearm.remaining_ns",
+)
+_CALL_FIELDS: Final = frozenset({"interrupted.name", "interrupted.kind", "interrupted.nr"})
+"""Fields of a thread that the part on threads tells; of another call, everything follows."""
 _SIGNALS: Final = frozenset({"sighand", "thread_signals", "process_signals"})
 _TIMERS: Final = frozenset({"posix_timer", "itimers", "timer_ids"})
 _GROWTH: Final = {
@@ -157,6 +163,9 @@ def _thread_parts(one: ThreadChange, locate: Locate) -> Iterator[str]:
         yield f"was in {one.call[0]}, is in {one.call[1]}"
     else:
         yield f"in {one.call[1]} as before"
+    if one.left_ns[0] != one.left_ns[1]:
+        old_left, new_left = map(_seconds, one.left_ns)
+        yield f"time left {old_left} -> {new_left}"
     if "rip" in one.registers:
         old, new = one.registers["rip"]
         yield f"rip {old:#x} ({one.place[0]}) -> {new:#x} ({one.place[1]})"
@@ -191,6 +200,8 @@ def _change_text(change: Change, locate: Locate | None = None, type_: str = "") 
         field = f"{NAMES[int(match[1])]} {'hard' if match[2] == '1' else 'soft'}"
         return f"{field}: {shown(old, 'limits')} -> {shown(new, 'limits')}"
     last = re.split(r"[.\[]", field)[-1]
+    if last.endswith("_ns"):
+        return f"{field}: {_seconds(old)} -> {_seconds(new)}"
     key = _SIGNAL_KEY.search(field)
     if type_ == "sighand" and key and field.endswith("]"):
         name = siginfo.name_of(int(key[1]))
@@ -204,6 +215,10 @@ def _change_text(change: Change, locate: Locate | None = None, type_: str = "") 
     if isinstance(old, str) and isinstance(new, str) and max(len(old), len(new)) > _VALUE_CHARS:
         return f"{field}: {_long_text(old, new)}"
     return f"{field}: {shown(old, last, locate)} -> {shown(new, last, locate)}"
+
+
+def _seconds(value: Any) -> str:
+    return f"{value / 1e9:.9g} s" if isinstance(value, int) else "-"
 
 
 def _long_text(old: str, new: str) -> str:
@@ -278,7 +293,10 @@ def _untold(record: RecordChange, lone: set[int], told: tuple[set[int], set[int]
         return []
     if record.type == "pipe" and record.what != "changed":
         return []  # Its ends are descriptors that were opened or closed.
-    known = _TOLD_FIELDS.get(record.type, ())
+    known: tuple[str, ...] = ("tids",) if record.type == "process" else ()
+    if record.type == "thread":
+        other_call = any(one.field in _CALL_FIELDS for one in record.changes)
+        known = (*_TOLD_FIELDS, *(("interrupted.",) if other_call else ()))
     return [one for one in record.changes if not one.field.startswith(known)]
 
 
@@ -323,4 +341,5 @@ def _variable_row(one: Variable) -> str:
             told = f"{values[0]:#x} -> {values[1]:#x}"
     else:
         told = f"{one.changed_bytes} of {one.size} bytes, from +{one.offset:#x}"
-    return f"{one.name} ({one.file}, {one.address:#x}): {told}"
+    kind = "code of " if one.is_function else ""
+    return f"{kind}{one.name} ({one.file}, {one.address:#x}): {told}"

@@ -191,6 +191,11 @@ class ElfSymbols:
                 return symbol
         return None
 
+    def next_start(self, address: int) -> int | None:
+        """Return where the first symbol behind an address of the file begins."""
+        index = bisect_right(self._values, address)
+        return self._values[index] if index < len(self._values) else None
+
     def name_of(self, symbol: Symbol) -> str:
         """Return a symbol's name, of several the one with the fewest underscores in front."""
         names = [name for name in self.aliases(symbol) if name]

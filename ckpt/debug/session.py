@@ -9,6 +9,7 @@
         for line in thread.backtrace():
             print(line)
 
+`Session(ckpt.open_image(path))` is the same for an image that is open already.
 `python -m ckpt.debug IMAGE` opens an interpreter with `img` at hand. Nothing here changes an image
 or a process. What an image holds was chosen by somebody else: the texts of these objects (`repr`,
 `comm`, `path`, ...) are safe to print, `record` fields and bytes of memory are not.
@@ -18,7 +19,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from ckpt.debug.session_tasks import Task
@@ -60,7 +60,7 @@ class Session:
         tasks: dict[int, Task] = {}
         for record in self.raw.processes:
             tasks.setdefault(record.tgid, Task(self, record))
-        self.tasks: Mapping[int, Task] = MappingProxyType(tasks)
+        self.tasks: Mapping[int, Task] = tasks
         """Every process, by pid."""
 
     def __enter__(self) -> Self:

@@ -63,16 +63,22 @@ def find_named(space: Layout, name: str, file: str = "") -> Iterator[Symbol]:
 
 def variable_at(space: Layout, address: int) -> Symbol | None:
     """Return the variable that holds `address`, .bss included."""
+    found = symbol_at(space, address)
+    return None if found is None or found.is_function else found
+
+
+def symbol_at(space: Layout, address: int) -> Symbol | None:
+    """Return the variable or function that `address` is in; not what it stands just behind."""
     module = space.module_at(address)
     found = space.find_symbol(address)
-    if module is None or module.symbols is None or found is None or found.is_function:
+    if module is None or module.symbols is None or found is None:
         return None
     if not found.value <= address < found.value + found.size:
         return None
     name = module.symbols.name_of(found._replace(value=found.value - module.bias))
     if not name or name in _LABELS:
         return None
-    return Symbol(name, found.value, found.size, False, _short(module))
+    return Symbol(name, found.value, found.size, found.is_function, _short(module))
 
 
 def _short(module: Module) -> str:

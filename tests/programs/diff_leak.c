@@ -31,6 +31,21 @@ static void on_usr1(int signo)
 	(void)signo;
 }
 
+/* Its code is changed, as a debugger's breakpoint would. */
+static void __attribute__((noinline, aligned(PAGE))) patched(void)
+{
+	untouched++;
+}
+
+static void patch(void)
+{
+	unsigned char *code = (unsigned char *)patched;
+
+	REQUIRE(!mprotect(code, PAGE, PROT_READ | PROT_WRITE | PROT_EXEC));
+	code[0] = 0xcc;
+	REQUIRE(!mprotect(code, PAGE, PROT_READ | PROT_EXEC));
+}
+
 static void *sleep_on(void *unused)
 {
 	REQUIRE(!prctl(PR_SET_NAME, "leaked"));
@@ -79,6 +94,7 @@ static void change_the_rest(void)
 	rate *= 3;
 	readings[1] = -2;
 	*(volatile int *)&rewritten = 77;
+	patch();
 	REQUIRE(!mprotect(kept, PAGE, PROT_READ));
 	REQUIRE(signal(SIGUSR1, on_usr1) != SIG_ERR);
 	sigemptyset(&set);
@@ -107,6 +123,8 @@ int main(int argc, char **argv)
 	first = malloc(BLOCK);
 	REQUIRE(first);
 	table[0] = 1;
+	patched();
+	untouched--;
 	selfcheck_ready();
 	while (access(leak, F_OK))
 		sleep_ms(5);

@@ -181,7 +181,8 @@ def test_a_growing_heap(tmp_path: Path) -> None:
     assert "  heap              16 KiB -> 80 KiB (+64 KiB)" in text
     assert "grown    0x104000-0x114000 rw-p heap, 64 KiB" in text
     assert "pages: 10 new, 0 gone, 0 changed; 1 -> 11 stored" in text
-    assert [(one.pages, one.differs) for one in found.tasks[0].pages.areas[0].ranges] == [(3, True)]
+    (heap,) = found.tasks[0].pages.areas
+    assert [(one.pages, one.differs) for one in heap.ranges] == [(3, True), (7, None)]
 
 
 def test_pages_of_a_file_that_is_not_here(tmp_path: Path) -> None:
