@@ -84,8 +84,16 @@ def running_states(build: Build) -> Iterator[States]:
         wait_until("everybody waits", states.is_settled, READY_S)
         yield states
     finally:
+        end(process)
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    """Let the program end, which removes its semaphores; kill it if it does not."""
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.close()
+    try:
+        process.wait(READY_S)
+    except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-        for stream in (process.stdin, process.stdout):
-            if stream is not None:
-                stream.close()
+    process.stdout.close()

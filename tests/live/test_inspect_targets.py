@@ -21,6 +21,7 @@ from ckpt.debug.inspect import Inspector
 from ckpt.debug.inspect_text import inspection_lines
 from ckpt.debug.inspect_types import Inspection
 from tests.live.harness import Build, Case, Mode, Target
+from tests.live.inspect_target import States, end
 from tests.live.kernel_state import running_state
 from tests.live.tickers import TOOL, check_refusal, run_tool, wait_for
 
@@ -148,17 +149,15 @@ def test_kernel_threads(inspector: Inspector) -> None:
 
 def test_locks_of_another_pid_namespace(inspector: Inspector, build: Build) -> None:
     program = ["unshare", "--pid", "--fork", "--kill-child", str(build.binary("inspect_states"))]
-    with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        try:
-            assert process.stdout is not None
-            while process.stdout.readline() != b"READY\n":
-                assert process.poll() is None
-            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
-            pid = int(children.split()[0])
-            wait_for("a deadlock", lambda: bool(inspector.inspect(pid).processes[0].deadlocks))
-            report = inspector.inspect(pid).processes[0]
-        finally:
-            process.kill()
+    process = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        States(process)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+        pid = int(children.split()[0])
+        wait_for("a deadlock", lambda: bool(inspector.inspect(pid).processes[0].deadlocks))
+        report = inspector.inspect(pid).processes[0]
+    finally:
+        end(process)
     threads = {thread.tid: thread for thread in report.threads}
     assert {threads[tid].comm for tid in report.deadlocks[0]} == {"deadlock_one", "deadlock_two"}
     owner = next(thread for thread in report.threads if thread.comm == "robust_owner")
