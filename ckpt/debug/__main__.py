@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import code
+import os
 import sys
 import traceback
 from contextlib import ExitStack
@@ -96,6 +97,9 @@ def _run(run: Callable[[], object]) -> int:
         print(f"ckpt.debug: {escape(str(error))}", file=sys.stderr)
         if error.hint:
             print(f"  hint: {escape(error.hint)}", file=sys.stderr)
+    except BrokenPipeError:
+        # Nobody reads on. What is still buffered must not be tried again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
         theirs = [frame for frame in frames if frame.filename != __file__]

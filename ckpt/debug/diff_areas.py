@@ -5,6 +5,7 @@ Areas are compared as ranges, not one by one: the kernel splits and merges areas
 
 from __future__ import annotations
 
+from collections import deque
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -110,7 +111,7 @@ def _ranges(
         (one.path, one.dev, one.ino, one.size, one.mtime_ns, one.build_id, label(one.content))
         for one in space.files
     ]
-    guards = list(space.guards)
+    guards = deque(space.guards)
     for item in space.areas:
         area: Any = item
         file = files[area.file] if 0 <= area.file < len(files) else None
@@ -119,7 +120,7 @@ def _ranges(
         found = Attributes(area.flags, file, offset, *names, False)
         start = area.start
         while guards and guards[0][0] < area.end:
-            low, length = guards.pop(0)
+            low, length = guards.popleft()
             low, high = max(low, start), min(low + length, area.end)
             if start < low:
                 yield start, low, found

@@ -19,12 +19,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from ckpt.debug.session_tasks import Task
 from ckpt.debug.session_views import View
 from ckpt.debug.text import escape
-from ckpt.objects.base import Records
+from ckpt.objects.base import ProcessRecord, Records
 from ckpt.objects.consistency import check_records
 from ckpt.restore import open_image
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from ckpt.errors import Finding
     from ckpt.image.header import Header
     from ckpt.image.reader import ImageFile
+    from ckpt.objects.base import Record
 
 
 class Session:
@@ -80,6 +82,17 @@ class Session:
             if "memory" in vars(task):
                 task.memory.close()
         self.image.close()
+
+    @cached_property
+    def by_tid(self) -> Mapping[int, list[Record]]:
+        """The records about threads, by tid; one about several threads that are alike is each's."""
+        found: dict[int, list[Record]] = {}
+        for record in self.raw:
+            if not isinstance(record, ProcessRecord):
+                tids = {getattr(record, "tid", 0), *getattr(record, "tids", ())} - {0}
+                for tid in tids:
+                    found.setdefault(tid, []).append(record)
+        return found
 
     @property
     def task(self) -> Task:

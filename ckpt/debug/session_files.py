@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from ckpt.debug.render import nothing
@@ -22,7 +23,7 @@ from ckpt.objects.file_kinds.timerfd import TimerfdFile
 from ckpt.objects.files import FileTable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection, Sequence
 
     from ckpt.objects.base import ProcessRecord, Records
     from ckpt.objects.files import Descriptor
@@ -66,7 +67,7 @@ class OpenFd:
         entry: Descriptor,
         record: FileRecord | None,
         text: str,
-        shared_with: list[int],
+        numbers: Sequence[int],
         locate: Callable[[int], str],
     ) -> None:
         self.fd: int = entry.fd
@@ -76,12 +77,17 @@ class OpenFd:
         self.kind = kind_of(record) if record is not None else "missing"
         self.text = text
         """What it is, in a few words; safe to print."""
-        self.shared_with = shared_with
+        self._numbers = numbers
         self.file = View(record, locate)
         self.flags = flag_names(record.flags) if record is not None else ""
         self.path = escape_bytes(getattr(record, "path", b""))
         """Safe to print; empty for files without a path."""
         self.pos: int | None = getattr(record, "pos", None)
+
+    @property
+    def shared_with(self) -> list[int]:
+        """The other descriptors that lead to the same open file."""
+        return [number for number in self._numbers if number != self.fd]
 
     def __repr__(self) -> str:
         return f"<{self.describe()}>"
@@ -90,15 +96,18 @@ class OpenFd:
         """Return the descriptor in one line, safe to print."""
         at = f", at {self.pos}" if self.pos is not None else ""
         cloexec = ", cloexec" if self.cloexec else ""
-        same = f", same as fd {listed(self.shared_with)}" if self.shared_with else ""
+        same = ""
+        if len(self._numbers) > 1:
+            same = f", same as fd {listed(self._numbers, {self.fd})}"
         return f"fd {self.fd}: {self.text}, {self.flags}{at}{cloexec}{same}"
 
 
-def listed(numbers: list[int]) -> str:
-    """Return numbers with commas, the first few of them."""
-    shown = ", ".join(map(str, numbers[:_MAX_FDS_NAMED]))
-    more = len(numbers) - _MAX_FDS_NAMED
-    return f"{shown} and {more} more" if more > 0 else shown
+def listed(numbers: Sequence[int], but: Collection[int] = ()) -> str:
+    """Return numbers with commas, the first few of them; `but`: those of them to leave out."""
+    shown = list(islice((number for number in numbers if number not in but), _MAX_FDS_NAMED))
+    more = len(numbers) - len(but) - len(shown)
+    text = ", ".join(map(str, shown))
+    return f"{text} and {more} more" if more > 0 else text
 
 
 class Fds(Mapping[int, OpenFd]):
@@ -112,6 +121,7 @@ class Fds(Mapping[int, OpenFd]):
         self._entries: dict[int, Descriptor] = {}
         self._files = {one.ref: one for one in records if isinstance(one, FileRecord)}
         self._pipes = {one.ref: one for one in records.of(Pipe)}
+        self._texts: dict[int, str] = {}
         self._numbers: dict[int, list[int]] = {}
         """Descriptors by objref of their file."""
         for table in records.of(FileTable):
@@ -130,8 +140,7 @@ class Fds(Mapping[int, OpenFd]):
         entry = self._entries[fd]
         record = self._files.get(entry.file)
         text = self.describe(record) if record is not None else "no record of its file"
-        others = [one for one in self._numbers[entry.file] if one != fd]
-        return OpenFd(entry, record, text, others, self._locate)
+        return OpenFd(entry, record, text, self._numbers[entry.file], self._locate)
 
     def __iter__(self) -> Iterator[int]:
         return iter(sorted(self._entries))
@@ -160,6 +169,11 @@ class Fds(Mapping[int, OpenFd]):
 
     def describe(self, record: FileRecord) -> str:
         """Return what an open file is, in a few words, safe to print."""
+        if record.ref not in self._texts:
+            self._texts[record.ref] = self._describe(record)
+        return self._texts[record.ref]
+
+    def _describe(self, record: FileRecord) -> str:
         kind = kind_of(record)
         if isinstance(record, PipeFile):
             return self._describe_pipe(record)
@@ -176,12 +190,12 @@ class Fds(Mapping[int, OpenFd]):
 
     def _describe_pipe(self, record: PipeFile) -> str:
         end = ("read end", "write end", "both ends", "end")[record.flags & os.O_ACCMODE]
-        mine = self._numbers.get(record.ref, [])
-        others = [fd for fd in self._ends.get(record.pipe, []) if fd not in mine]
+        mine = set(self._numbers.get(record.ref, ()))
+        ends = self._ends.get(record.pipe, [])
         pipe = self._pipes.get(record.pipe)
         held = sum(map(len, pipe.chunks)) if pipe is not None else 0
         where = f" {_short(pipe.path)}" if pipe is not None and pipe.path else ""
-        other = f", other end fd {listed(others)}" if others else ""
+        other = f", other end fd {listed(ends, mine)}" if len(ends) > len(mine) else ""
         return f"pipe{where}, {end}{other}, holds {held} bytes"
 
 

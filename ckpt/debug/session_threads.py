@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, overload
 
 from ckpt.arch.x86_64.regs import X86Regs
@@ -60,15 +59,10 @@ class Thread:
         tags = {str(record.__struct_config__.tag) for record in self._own}
         return sorted({*super().__dir__(), *tags})
 
-    @cached_property
+    @property
     def _own(self) -> Sequence[Record]:
         """Records about this thread alone, or about it and others that are alike."""
-        return [
-            record
-            for record in self._session.raw
-            if getattr(record, "tid", None) == self.tid
-            or (self.tid in getattr(record, "tids", ()) and record is not self.task.record)
-        ]
+        return self._session.by_tid.get(self.tid, ())
 
     @property
     def records(self) -> list[View]:

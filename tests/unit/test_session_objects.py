@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 from array import array
 from collections.abc import Mapping, Sequence
@@ -331,3 +333,25 @@ def test_damage_is_told(tmp_path: Path) -> None:
     path.write_bytes(data[:-1])
     with pytest.raises(ImageError):
         open_session(str(path))
+
+
+@settings(max_examples=60, deadline=2000, suppress_health_check=list(HealthCheck))
+@given(
+    rows=st.lists(st.tuples(*[st.integers(-(1 << 63), (1 << 64) - 1)] * 3), max_size=6),
+    guards=st.lists(st.tuples(*[st.integers(-(1 << 63), (1 << 64) - 1)] * 2), max_size=4),
+    address=st.integers(-(1 << 63), 1 << 65),
+)
+def test_impossible_layouts_neither_hang_nor_crash(
+    tmp_path: Path, rows: list[tuple[int, int, int]], guards: list[tuple[int, int]], address: int
+) -> None:
+    """A session opens what `check` finds fault with: every look ends, with bytes or FaultError."""
+    areas = layout(*(Area(start, end, RW, offset) for start, end, offset in rows), guards=guards)
+    pages = {1: [(AT, b"x" * PAGE)]}
+    with open_sample(tmp_path, areas, mm_record(brk=1 << 63), *tables(), pages=pages) as img:
+        memory = img.memory
+        with contextlib.suppress(FaultError):
+            memory.read(address, 64)
+        list(itertools.islice(memory.ranges(), 100))
+        list(memory.search(b"xx", limit=3))
+        assert_harmless(repr([memory, memory.locate(address), img.task.areas, img.task.args]))
+        img.check()
