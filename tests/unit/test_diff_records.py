@@ -24,6 +24,7 @@ from ckpt.host.facts import Credentials
 from ckpt.objects import record_types
 from ckpt.objects.areas import Area, AreasRecord
 from ckpt.objects.base import ProcessRecord, Record, Records
+from ckpt.objects.cpu_state import XstateRecord
 from ckpt.objects.creds import CredsRecord
 from ckpt.objects.dispositions import Disposition, Sighand
 from ckpt.objects.file_kinds.epoll import EpollFile, Watch
@@ -180,6 +181,15 @@ def test_signals_by_name(tmp_path: Path) -> None:
     assert "dispositions SIGUSR1.handler: 0x100000 (anonymous memory) -> 0x100008" in text
     assert "mask: SIGHUP -> none" in text
     assert "pending[0:]: none -> SIGUSR2" in text
+
+
+def test_vector_registers_by_name(tmp_path: Path) -> None:
+    area = bytearray(832)
+    area[160 + 16 * 3] = area[576 + 16 * 15] = 0xFF
+    before = XstateRecord(tid=412, area=bytes(832))
+    _, lines = diff(tmp_path, process(before), process(replace(before, area=bytes(area))))
+    said = "area: 2 of 832 bytes differ, the first at 208 (xmm3, ymm15 upper half)"
+    assert f"  xstate thread 412: {said}" in lines
 
 
 def test_different_processes_are_compared_with_a_note(tmp_path: Path) -> None:
