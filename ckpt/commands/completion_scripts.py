@@ -51,7 +51,7 @@ _ckpt_bpf_fill() {
 
 _ckpt_bpf() {
 	local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]}
-	local command= options= takes= places=() place=0 at kind word
+	local command= options= takes= places=() place=0 behind=-1 at kind word
 	COMPREPLY=()
 	# --log=FILE is three words to bash.
 	[ "$cur" != = ] || cur=
@@ -62,6 +62,10 @@ _ckpt_bpf() {
 			[[ $word == -* ]] && continue
 			command=$word
 			_ckpt_bpf_of "$command"
+		elif ((behind >= 0)); then
+			((++behind))
+		elif [ "$word" = -- ]; then
+			behind=0
 		elif [[ $word == = || ${COMP_WORDS[at - 1]} == = ]]; then
 			continue
 		elif [[ $takes == *" ${COMP_WORDS[at - 1]} "* ]]; then
@@ -74,6 +78,13 @@ _ckpt_bpf() {
 		_ckpt_bpf_of ''
 		[[ $cur == -* ]] || options=
 		_ckpt_bpf_fill "words:$options %(commands)s" "$cur"
+		return
+	fi
+	# Behind -- stands a command of its own, in the commands that run one.
+	if [[ $behind -ge 0 && " ${places[*]} " == *' command '* ]]; then
+		kind=file
+		((behind > 0)) || kind=command
+		_ckpt_bpf_fill "$kind" "$cur"
 		return
 	fi
 	kind=$(_ckpt_bpf_value "$command" "$prev")

@@ -8,6 +8,8 @@ import re
 import shlex
 import signal
 import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -250,6 +252,72 @@ def test_what_asks_for_more(program: str, build: Build) -> None:
                 assert f"(LWP {tid})" in gdb(tid, "info threads", "backtrace")
         finally:
             end_process(target.pid)
+
+
+DYING = """
+import os, signal, sys
+from ckpt import cli
+from ckpt.host import standstill
+
+name, at, *arguments = sys.argv[1:]
+calls, real = 0, getattr(standstill.ptrace, name)
+
+
+def call(*args):
+    global calls
+    calls += 1
+    if calls == int(at):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(*args)
+
+
+def leave(tgid, tids):
+    setattr(standstill.ptrace, name, call)
+    return real_leave(tgid, tids)
+
+
+real_leave, standstill.leave_standing = standstill.leave_standing, leave
+sys.exit(cli.main(arguments))
+"""
+"""The tool, ended by SIGKILL before call number `at` of a function while it lets go."""
+
+
+def settle(pid: int) -> str:
+    """Wait until it is clear what a killed tool has left: `nothing`, or `stopped` as a whole."""
+    deadline, states = time.monotonic() + 10, set[str]()
+    while time.monotonic() < deadline:
+        try:
+            if os.waitpid(pid, os.WNOHANG)[0] == pid:
+                return "nothing"
+            states = {read_state(pid, int(tid)) for tid in os.listdir(f"/proc/{pid}/task")}
+            if states == {"T"} and not tracers(pid):
+                return "stopped"
+        except (FileNotFoundError, ProcessLookupError):
+            pass  # A thread that is just ending.
+        time.sleep(0.005)
+    raise AssertionError(f"half let go: {states}")
+
+
+@pytest.mark.parametrize(
+    ("name", "at", "left"),
+    [
+        ("set_options", 1, "nothing"),
+        ("set_options", 5, "nothing"),
+        ("detach", 1, "stopped"),
+        ("detach", 2, "stopped"),
+        ("detach", 5, "stopped"),
+    ],
+)
+def test_the_tool_is_killed_while_it_lets_go(ticker: Ticker, name: str, at: int, left: str) -> None:
+    """All of the process is stopped, or there is none: never a thread that runs."""
+    arguments = ["restore", str(ticker.image), "--stop-at", "commit"]
+    command = [sys.executable, "-c", DYING, name, str(at), *arguments]
+    done = subprocess.run(command, capture_output=True, timeout=60)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    try:
+        assert settle(ticker.pid) == left
+    finally:
+        end_process(ticker.pid)
 
 
 def test_a_step_that_is_none(ticker: Ticker, steps: list[Json]) -> None:
