@@ -31,6 +31,8 @@ _SYS_DUP3: Final = 292
 _READ, _WRITE, _EXEC = 1, 2, 4
 _PRIVATE_ANON_NOREPLACE: Final = 0x100022
 _EVENT_BYTES: Final = 12
+_MAYMOVE_FIXED: Final = 3
+"""MREMAP_MAYMOVE|MREMAP_FIXED, `include/uapi/linux/mman.h`, 6.18."""
 
 
 class Facts(NamedTuple):
@@ -99,16 +101,20 @@ def _(action: files.MakeFiles, facts: Facts) -> Iterator[tuple[int, PlannedCall]
 
 @_calls_of_action.register(area_actions.MoveSpecial)
 def _(action: area_actions.MoveSpecial, facts: Facts) -> Iterator[tuple[int, PlannedCall]]:
+    """By way of a free place, each of them: old and new places may overlap."""
     del facts
-    if not action.areas:
-        sizes = (Later("vdso and vvar of the seed"), Later("their sizes"))
-        yield action.tid, PlannedCall(area_actions.SYS_MUNMAP, sizes)
-        return
-    when = "if the kernel has put the seed's somewhere else, and by way of a free place"
-    for name, (start, end) in sorted(action.areas.items(), key=lambda item: item[1]):
-        now, size = Later(f"{name.decode('ascii', 'replace')} now"), end - start
-        args = (now, size, size, 3, start)
-        yield action.tid, PlannedCall(area_actions.SYS_MREMAP, args, start, when=when)
+    tid, mremap = action.tid, area_actions.SYS_MREMAP
+    gone = (Later("each that the target has not"), Later("its size"))
+    yield tid, PlannedCall(area_actions.SYS_MUNMAP, gone, when="if there is one")
+    when = "if any of them is not in its place already"
+    areas = sorted(action.areas.items(), key=lambda item: item[1])
+    for name, (start, end) in areas:
+        size, now = end - start, Later(f"{name.decode('ascii', 'replace')} now")
+        args = (now, size, size, _MAYMOVE_FIXED, Later("a free place"))
+        yield tid, PlannedCall(mremap, args, None, when=when)
+    for _name, (start, end) in areas:
+        size, now = end - start, Later("the free place")
+        yield tid, PlannedCall(mremap, (now, size, size, _MAYMOVE_FIXED, start), start, when=when)
 
 
 @_calls_of_action.register(area_actions.FillPages)

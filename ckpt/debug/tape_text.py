@@ -238,7 +238,7 @@ def describe_expected(call: PlannedCall) -> str:
     if call.expect is Expect.NOT_NEGATIVE:
         return "no error expected"
     if call.value is None:
-        return "<result known when it runs>"
+        return "<known when it runs>"
     name = syscall_name(call.nr, i386=call.entry is Entry.INT80)
     return f"{describe_result(name, call.value)} expected"
 

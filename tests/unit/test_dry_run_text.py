@@ -87,7 +87,7 @@ def text(name: str, *args: Arg | Later, i386: bool = False, **more: object) -> s
         ),
         (
             text("poll", HEAP, 1, -1, value=None, i386=True),
-            "poll(0x550000000000 (heap), 1, -1) = <result known when it runs>  (by int 0x80)",
+            "poll(0x550000000000 (heap), 1, -1) = <known when it runs>  (by int 0x80)",
         ),
         (
             text(
