@@ -12,16 +12,16 @@ import os
 import re
 import struct
 from collections.abc import Callable, Iterator
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 from ckpt.errors import HostError
 from ckpt.host.bpf_bytecode import Bytecode, MapSpec, Program
-from ckpt.host.kallsyms import Symbols
 
 # enum bpf_prog_type and enum bpf_attach_type, include/uapi/linux/bpf.h (6.18)
 _RAW_TRACEPOINT: Final = 17
 _TRACING: Final = 26
 _TRACE_ITER: Final = 28
+_NOEXIST: Final = 1
 _LOG_BYTES: Final = 1 << 16
 _READ_BYTES: Final = 1 << 15
 _KERNEL_ADDRESS: Final = re.compile(r"0xffff[0-9a-f]{12}")
@@ -120,6 +120,10 @@ _SIGNATURES: Final[dict[str, tuple[Any, tuple[Any, ...]]]] = {
         (ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p),
     ),
     "bpf_map_delete_elem": (ctypes.c_int, (ctypes.c_int, ctypes.c_char_p)),
+    "bpf_map_get_next_key": (
+        ctypes.c_int,
+        (ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p),
+    ),
     "bpf_raw_tracepoint_open": (ctypes.c_int, (ctypes.c_char_p, ctypes.c_int)),
     "ring_buffer__new": (
         ctypes.c_void_p,
@@ -128,6 +132,13 @@ _SIGNATURES: Final[dict[str, tuple[Any, tuple[Any, ...]]]] = {
     "ring_buffer__consume": (ctypes.c_int, (ctypes.c_void_p,)),
     "ring_buffer__free": (None, (ctypes.c_void_p,)),
 }
+
+
+class Addresses(Protocol):
+    """What fills in the constants that a program names: `kallsyms.Symbols`, and options."""
+
+    def address_of(self, name: str) -> int | None:
+        """Return the constant; None: there is none of that name."""
 
 
 def _open_libbpf() -> ctypes.CDLL:
@@ -192,6 +203,10 @@ class Libbpf:
         """Set an element of a map."""
         self.call("BPF map", "bpf_map_update_elem", fd, key, value, 0)
 
+    def add_element(self, fd: int, key: bytes, value: bytes) -> None:
+        """Set an element of a map, unless it is there already (or the map is full)."""
+        self._lib.bpf_map_update_elem(fd, key, value, _NOEXIST)
+
     def delete_element(self, fd: int, key: bytes) -> None:
         """Remove an element of a map, which may be gone already."""
         self._lib.bpf_map_delete_elem(fd, key)
@@ -201,6 +216,11 @@ class Libbpf:
         value = ctypes.create_string_buffer(value_bytes)
         self.call("BPF map", "bpf_map_lookup_elem", fd, key, value)
         return value.raw
+
+    def next_key(self, fd: int, after: bytes | None, key_bytes: int) -> bytes | None:
+        """Return the key that follows in a map (the first one without `after`); None at the end."""
+        key = ctypes.create_string_buffer(key_bytes)
+        return None if self._lib.bpf_map_get_next_key(fd, after, key) < 0 else key.raw
 
     def attach_tracepoint(self, program: Program, fd: int) -> int:
         """Attach a raw tracepoint program; closing the returned descriptor detaches it."""
@@ -288,7 +308,7 @@ class Loaded(NamedTuple):
             os.close(fd)
 
 
-def patch_instructions(program: Program, symbols: Symbols, maps: dict[str, int]) -> bytes:
+def patch_instructions(program: Program, symbols: Addresses, maps: dict[str, int]) -> bytes:
     """Fill in symbol addresses (0 for a symbol the kernel lacks) and descriptors of maps."""
     patched = bytearray(program.instructions)
     for index, name in program.symbols:
@@ -306,7 +326,7 @@ def _patch_load(instructions: bytearray, index: int, value: int, source: int) ->
     instructions[at + 12 : at + 16] = (value >> 32).to_bytes(4, "little")
 
 
-def load_bytecode(lib: Libbpf, bytecode: Bytecode, symbols: Symbols) -> Loaded:
+def load_bytecode(lib: Libbpf, bytecode: Bytecode, symbols: Addresses) -> Loaded:
     """Create the maps, load the programs. Leaves nothing behind when something fails."""
     with contextlib.ExitStack() as undo:
         maps: dict[str, int] = {}
