@@ -19,6 +19,7 @@ COMMANDS: Final = {
     "verify": "is an image whole, and restorable here?",
     "report": "an image as one page for a browser",
     "inspect": "look at a live process or thread, stopping nothing",
+    "trace": "what the kernel does with a process, as it happens",
     "check": "what this machine can do, and whether a process can be taken",
     "completion": "print a script that completes all this in a shell",
 }

@@ -95,6 +95,9 @@ SETS: Final[dict[str, Names]] = {
         "SYMLINK_NOFOLLOW": 0x100, "REMOVEDIR": 0x200, "SYMLINK_FOLLOW": 0x400,
         "NO_AUTOMOUNT": 0x800, "EMPTY_PATH": 0x1000, "RECURSIVE": 0x8000}),
     "how": Names(("signal.h",), "SIG_", _count("BLOCK UNBLOCK SETMASK"), CHOICE),
+    "sa": Names(("linux/signal.h",), "SA_", {
+        "NOCLDSTOP": 1, "NOCLDWAIT": 2, "SIGINFO": 4, "ONSTACK": 0x08000000, "RESTART": 0x10000000,
+        "NODEFER": 0x40000000, "RESETHAND": 0x80000000}),
     "itimer": Names(("sys/time.h",), "ITIMER_", _count("REAL VIRTUAL PROF"), CHOICE),
     "rlimit": Names(("sys/resource.h",), "RLIMIT_", _count(
         "CPU FSIZE DATA STACK CORE RSS NPROC NOFILE MEMLOCK AS LOCKS SIGPENDING MSGQUEUE NICE "
@@ -148,6 +151,15 @@ SETS: Final[dict[str, Names]] = {
         "FIONCLEX": 0x5450, "FIOCLEX": 0x5451}, CHOICE),
 }
 # fmt: on
+
+
+_SA_RESTORER: Final = 0x04000000
+
+
+def name_sa_flags(flags: int) -> str:
+    """Return the flags of a disposition; SA_RESTORER, which every libc sets, is left out."""
+    rest = flags & 0xFFFF_FFFF & ~_SA_RESTORER
+    return name_value("sa", rest) if rest else ""
 
 
 def name_value(which: str, value: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from ckpt.debug.call_flags import name_sa_flags
 from ckpt.debug.inspect_restart import clock_name
 from ckpt.debug.inspect_thread import names_of
 from ckpt.debug.inspect_types import (
@@ -31,16 +32,6 @@ if TYPE_CHECKING:
 
 _MAX_COMMAND: Final = 400
 _SIG_IGN: Final = 1
-_SA_FLAGS: Final = {
-    0x1: "SA_NOCLDSTOP",
-    0x2: "SA_NOCLDWAIT",
-    0x4: "SA_SIGINFO",
-    0x08000000: "SA_ONSTACK",
-    0x10000000: "SA_RESTART",
-    0x40000000: "SA_NODEFER",
-    0x80000000: "SA_RESETHAND",
-}
-_SA_RESTORER: Final = 0x04000000
 _LIMITS: Final = (
     *("CPU", "FSIZE", "DATA", "STACK", "CORE", "RSS", "NPROC", "NOFILE", "MEMLOCK", "AS"),
     *("LOCKS", "SIGPENDING", "MSGQUEUE", "NICE", "RTPRIO", "RTTIME"),
@@ -162,9 +153,7 @@ def _dispositions(
         place = "" if space is None else space.locate(action.handler)
         if action.handler == _SIG_IGN:
             place = "ignored"
-        names = [name for bit, name in _SA_FLAGS.items() if action.flags & bit]
-        rest = action.flags & 0xFFFF_FFFF & ~sum(_SA_FLAGS) & ~_SA_RESTORER
-        flags = "|".join([*names, *([hex(rest)] if rest else [])])
+        flags = name_sa_flags(action.flags)
         found.append(
             Disposition(name_of(signo), action.handler, place, flags, names_of(action.mask))
         )

@@ -46,12 +46,12 @@ def describe_restart(
         nr = signed_32(regs.orig_ax)
         is_again = nr >= 0 and syscall_name(nr, i386=is_i386) == "restart_syscall"
         is_live = is_again or signed_32(regs.ax) == _ERESTART_RESTARTBLOCK
-    arguments, clockid, expires_ns = _arguments(block, name_pointer)
+    arguments, clockid, expires_ns = restart_arguments(block, name_pointer)
     left_ns = None if clockid is None else time_left_ns(clockid, expires_ns, observed_ns)
     return Restart(block.fn, arguments, left_ns, is_live)
 
 
-def _arguments(
+def restart_arguments(
     block: RestartBlock, name_pointer: Callable[[int], str]
 ) -> tuple[dict[str, str], int | None, int | None]:
     """Return the arguments as text, and the clock and time of the deadline."""

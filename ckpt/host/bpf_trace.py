@@ -144,7 +144,7 @@ class Trace:
         self._lib = Libbpf()
         with contextlib.ExitStack() as undo:
             self._finder = self._load({"task"}, {}, undo).programs["task"][1]
-            target = self._find(tgid)
+            self._target = target = self._find(tgid)
             self.began_ns = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
             self._attach(target, undo)
             self._watch_what_is_there(tgid)
@@ -173,6 +173,11 @@ class Trace:
     def unwatched(self) -> int:
         """How many children could not be watched, as there were too many."""
         return self._count(records.COUNT_UNWATCHED)
+
+    def note_end(self) -> None:
+        """Take the process from the watched ones: it may have ended before its end was seen."""
+        if self.options.children:
+            self._lib.delete_element(self._maps["watched"], _key(self._target.host_tgid))
 
     def has_processes(self) -> bool:
         """Tell whether any watched process is left; only meant with `children`."""
@@ -332,4 +337,4 @@ def _read_futex_wait(tid: int) -> tuple[int, int, bytes] | None:
     if len(words) < 3 or words[0] != b"%d" % _NR_FUTEX:
         return None
     op = int(words[2], 16) & _CMD_MASK
-    return (int(words[1], 16), op, _read(f"/proc/{tid}/comm")[:15]) if op in _WAIT_OPS else None
+    return (int(words[1], 16), op, _read(f"/proc/{tid}/comm").rstrip(b"\n")[:15]) if op in _WAIT_OPS else None
