@@ -337,4 +337,6 @@ def _read_futex_wait(tid: int) -> tuple[int, int, bytes] | None:
     if len(words) < 3 or words[0] != b"%d" % _NR_FUTEX:
         return None
     op = int(words[2], 16) & _CMD_MASK
-    return (int(words[1], 16), op, _read(f"/proc/{tid}/comm").rstrip(b"\n")[:15]) if op in _WAIT_OPS else None
+    if op not in _WAIT_OPS:
+        return None
+    return int(words[1], 16), op, _read(f"/proc/{tid}/comm").rstrip(b"\n")[:15]

@@ -65,6 +65,8 @@ _TRAILER_PER_ITEM: Final = {
     Kind.ENUM64: 12,
 }
 _ALIASES: Final = frozenset({Kind.TYPEDEF, Kind.VOLATILE, Kind.CONST, Kind.RESTRICT, Kind.TYPE_TAG})
+_MAX_NESTING: Final = 16
+"""Of anonymous structs and unions; the kernel's are a few levels deep."""
 _INT_SIGNED: Final = 1 << 24
 _ENUM_SIGNED: Final = 1 << 31
 
@@ -226,10 +228,14 @@ class Btf:
         assert type_id is not None
         return Location(offset_bits, self.size_of(type_id), self._c_type(type_id), bits)
 
-    def _find_member(self, type_id: int, wanted: str) -> tuple[int, int, int] | None:
+    def _find_member(
+        self, type_id: int, wanted: str, depth: int = 0
+    ) -> tuple[int, int, int] | None:
         """Return (type, offset in bits, width of a bit field or 0); looks into anonymous levels."""
         if type_id == 0:
             return None
+        if depth > _MAX_NESTING:
+            raise HostError(f"type {type_id} is inside of itself", where="BTF")
         found = self.type_at(type_id)
         if found.kind not in {Kind.STRUCT, Kind.UNION}:
             return None
@@ -241,7 +247,9 @@ class Btf:
             offset_bits = offset & 0xFFFFFF if found.is_bitfield else offset
             if name_off and self.name_of(name_off) == wanted:
                 return member_type, offset_bits, bits
-            inner = None if name_off else self._find_member(self.resolve(member_type), wanted)
+            if name_off:
+                continue
+            inner = self._find_member(self.resolve(member_type), wanted, depth + 1)
             if inner is not None:
                 return inner[0], offset_bits + inner[1], inner[2]
         return None
