@@ -8,6 +8,7 @@ of missing privileges or because only a stopped thread would tell, is named in `
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -122,9 +123,10 @@ def _is_hopeless(look: _Look) -> bool:
 def _assess_process(look: _Look, options: Options) -> None:
     process = target.open_process(look.pid, options)
     try:
-        _observe(look, process)
-        for name, survey in target.surveys().items():
-            look.ask(f"survey of {name}", partial(_listed, survey, process))
+        with ExitStack() as observing:
+            _observe(look, process, observing)
+            for name, survey in target.surveys().items():
+                look.ask(f"survey of {name}", partial(_listed, survey, process))
         look.ask("threads in state D", lambda: list(find_stuck(process)))
         _ask_for_outsiders(look, process)
         _ask_machine(look, process)
@@ -164,13 +166,18 @@ def _listed(survey: Callable[[Process], Iterable[Finding]], process: Process) ->
     return list(survey(process))
 
 
-def _observe(look: _Look, process: Process) -> None:
-    """Fill the views, from BPF if it works here, else from what /proc shows while it runs."""
+def _observe(look: _Look, process: Process, observing: ExitStack) -> None:
+    """Fill the views, from BPF if it works here, else from what /proc shows while it runs.
+
+    The BPF observer stays open until the end of `observing`: surveys may ask it.
+    """
     if not process.options.no_bpf:
         try:
-            with target.open_observer(process) as observer:
+            with ExitStack() as opened:
+                observer = opened.enter_context(target.open_observer(process))
                 target.observe_running(process, observer)
                 look.source = "bpf"
+                observing.enter_context(opened.pop_all())
                 return
         except (HostError, PermissionError) as error:
             # A snapshot without --no-bpf would end right here.

@@ -200,6 +200,11 @@ class BpfObserver:
 
         return list(decode_peers(self._read("peers", "task"), self.identify))
 
+    def find_memory_sharers(self, tgid: int, mm: KernelId) -> list[tuple[int, str]]:
+        """Return (pid, name) of the other processes that have this memory."""
+        peers = [peer for peer in self.read_peers() if peer.mm == mm and peer.tgid != tgid]
+        return sorted({peer.tgid: peer.comm for peer in peers}.items())
+
     def watch_tasks(self, tgid: int, *, restarts: bool = False) -> TaskEvents:
         """Record forks, execs and exits of ``tgid`` and its descendants until it is closed.
 

@@ -63,6 +63,9 @@ class Observer(Protocol):
         Empty without BPF.
         """
 
+    def find_memory_sharers(self, tgid: int, mm: KernelId) -> list[tuple[int, str]]:
+        """Return (pid, name) of the other processes that have this memory; empty without BPF."""
+
     def read_stack(self, tid: int) -> tuple[str, ...]:
         """Return the functions on the kernel stack of ``tid``, innermost first (for messages)."""
 

@@ -114,6 +114,11 @@ class ProcObserver:
         """``read_areas(tid).decode()``."""
         return self.read_areas(tid).decode()
 
+    def find_memory_sharers(self, tgid: int, mm: KernelId) -> list[tuple[int, str]]:
+        """Return nothing: only BPF tells two memories apart."""
+        del tgid, mm
+        return []
+
     def read_stack(self, tid: int) -> tuple[str, ...]:
         """Return the functions on the kernel stack, or only the one that it sleeps in."""
         lines = read_optional(f"/proc/{tid}/stack").splitlines()

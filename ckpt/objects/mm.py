@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 
 import msgspec
 
-from ckpt.errors import RestoreError
+from ckpt.errors import Finding, RestoreError
 from ckpt.objects import mapped_files
 from ckpt.objects.base import Record
 from ckpt.objects.file_kinds.common import inode_key, inode_made, inode_sealed
@@ -24,7 +24,6 @@ from ckpt.objects.vma_flags import Vm
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from ckpt.errors import Finding
     from ckpt.objects.base import Builder, Options, Process, Records, Restorer
 
 _SYS_PRCTL: Final = 157
@@ -80,6 +79,20 @@ class _Raw(NamedTuple):
     auxv: bytes
     maps: bytes
     exe: MappedFile
+
+
+def survey(process: Process) -> Iterator[Finding]:
+    """Refuse memory that another process has as well (clone with CLONE_VM, without CLONE_THREAD).
+
+    Whoever reads a /proc file of the process counts as a user for a moment: the count alone proves
+    nothing, it only says when to look.
+    """
+    view = process.mm_view
+    if view is None or process.observer is None or (view.mm_users or 0) <= len(process.tids):
+        return
+    for pid, name in process.observer.find_memory_sharers(process.tgid, view.mm):
+        what = f"shares its memory with process {pid} ({name}): not supported"
+        yield Finding(f"process {process.tgid}", what, f"end process {pid} first")
 
 
 def capture(process: Process) -> _Raw:

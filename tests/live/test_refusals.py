@@ -18,9 +18,10 @@ REFUSED = {
     "netns": "another net namespace",
     "utsns": "another uts namespace",
     "listener": "user notification",
+    "shared_mm": "shares its memory with process ",
     "timens": "has made a time namespace for its children",
 }
-ONLY_BPF = {"undo"}
+ONLY_BPF = {"undo", "shared_mm"}
 
 
 def _attempt(target: Target, *options: str) -> str:

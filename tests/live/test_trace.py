@@ -135,7 +135,7 @@ def test_slow_futex_waits_and_no_quick_ones(traced: Traced) -> None:
 def test_summary_and_text(traced: Traced) -> None:
     counted: dict[str, int] = {}
     for event in traced.events:
-        name = {"restart_result": "restart"}.get(event["event"], event["event"])
+        name = "restart" if event["event"] == "restart_result" else str(event["event"])
         counted[name] = counted.get(name, 0) + 1
     assert (traced.summary["event"], traced.summary["lost"]) == ("summary", 0)
     assert traced.summary["events"] == counted

@@ -112,6 +112,25 @@ static void make_utsns(void)
 	REQUIRE(!unshare(CLONE_NEWUTS));
 }
 
+static char sharer_stack[16384] __attribute__((aligned(16)));
+static pid_t sharer;
+
+static int share_memory(void *unused)
+{
+	(void)unused;
+	while (syscall(SYS_pause))
+		;
+	return 0;
+}
+
+/* Not a child of ours: only the memory ties us. */
+static void make_shared_memory(void)
+{
+	sharer = clone(share_memory, sharer_stack + sizeof(sharer_stack), CLONE_VM | CLONE_PARENT,
+		       NULL);
+	REQUIRE(sharer > 0);
+}
+
 static const struct {
 	const char *name;
 	void (*make)(void);
@@ -119,7 +138,7 @@ static const struct {
 	{ "child", make_child },       { "zombie", make_zombie },     { "aio", make_aio },
 	{ "io_uring", make_io_uring }, { "shm", make_shm },	      { "undo", make_undo },
 	{ "netns", make_thread_netns }, { "listener", make_listener }, { "timens", make_timens },
-	{ "utsns", make_utsns },
+	{ "utsns", make_utsns },	{ "shared_mm", make_shared_memory },
 };
 
 int main(int argc, char **argv)
@@ -137,6 +156,8 @@ int main(int argc, char **argv)
 		kill(child, SIGKILL);
 		check_int("the child is ours", child, waitpid(child, 0, 0));
 	}
+	if (sharer)
+		check_ok("the other process of our memory", kill(sharer, SIGKILL));
 	if (semaphores >= 0)
 		check_int("semaphore", 1, semctl(semaphores, 0, GETVAL)),
 			semctl(semaphores, 0, IPC_RMID);
