@@ -1,8 +1,8 @@
 """The sessions of docs/debugging.md are repeated, and print what the document says they print.
 
 In ```console blocks, `$ ` begins a command, `> ` continues it, and what follows is its output.
-Blocks before the second heading are run before each session; each later heading is a session, and
-a session is one bash. Commands run in order, in the root of the project at first.
+Each second-level heading is a session, and a session is one bash, which begins in the root of the
+project with the commands that stand before the first of these headings.
 
 `python tests/live/test_worked_sessions.py` prints what the sessions of this machine look like.
 """
@@ -32,7 +32,7 @@ LOOSE: Final = (
     ("quantity", re.compile(r"\b\d+(?:\.\d+)? ?(?:ns|us|ms|s|[KMG]iB|%)(?!\w)")),
     ("place in libc", re.compile(r"\blibc\.so\.6(?: \w+)?\+0x[0-9a-f]+")),
     ("offset", re.compile(r"\+0x[0-9a-f]+\b")),
-    ("folder", re.compile(r"/\S*/tmp\.\w{10}\b|/tmp/tmp\.\w{10}\b")),
+    ("folder", re.compile(r"(?:/[^\s/]+)+/tmp\.\w{10}\b")),
     ("frame", re.compile(r"^#\d+")),
 )
 NUMBER: Final = re.compile(r"\b0x[0-9a-f]+\b|\b[0-9a-f]{12}\b|\b\d+\b")
@@ -57,7 +57,7 @@ Bindings = Mapping[int, int]
 
 
 def console_lines(text: str) -> Iterator[tuple[int, str, str]]:
-    """Yield (line, heading, text) of every line in a console block; ("", "") ends a block."""
+    """Yield (line, heading, text) of every line in a console block."""
     heading, inside = "", False
     for number, line in enumerate(text.splitlines(), 1):
         if line.startswith("```"):
@@ -160,7 +160,7 @@ def match_line(expected: str, real: str, bindings: Bindings) -> Bindings | None:
         return None
     found = dict(bindings)
     for (ours, is_name), (theirs, _) in zip(numbers(expected), numbers(real), strict=False):
-        if found.setdefault(ours, theirs if is_name else ours) != theirs:
+        if (found.setdefault(ours, theirs) if is_name else ours) != theirs:
             return None
     return found if len(set(found.values())) == len(found) else None
 
@@ -231,7 +231,7 @@ def test_what_is_omitted_may_be_none_or_much_but_only_there() -> None:
     assert match(["a", "..."], ["b"], {}) is None
     assert match(["a"], ["a", "b"], {}) is None
     assert match(["..."], [], {}) == {}
-    assert match(["a 3, ..."], ["a 3, CPU 1"], {}) == {3: 3}
+    assert match(["a 3, ..."], ["a 3, CPU 1"], {}) == {}
     assert match(["a 3, ..."], ["b 3, CPU 1"], {}) is None
 
 
