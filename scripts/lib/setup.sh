@@ -12,8 +12,8 @@ STAMP=$VENV/.ckpt-setup
 SYSTEM_PYTHON=/usr/bin/python3
 
 RUNTIME_PACKAGES=(python3 python3-venv python3-bpfcc libbpf1 gcc libc6-dev)
-TEST_PACKAGES=(linux-libc-dev libaio-dev gdb strace procps util-linux golang-go gawk perl zsh fish
-	man-db groff-base mandoc)
+TEST_PACKAGES=(linux-libc-dev libaio-dev gdb libc6-dbg chromium strace procps util-linux golang-go gawk perl
+	zsh fish man-db groff-base mandoc)
 # Any JDK will do: asking for Debian's default one beside another would download it a second time.
 JDK_PACKAGE=default-jdk-headless
 
