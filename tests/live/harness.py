@@ -26,6 +26,11 @@ TESTS = Path(__file__).resolve().parent.parent
 PROGRAMS = TESTS / "programs"
 CFLAGS = ("-O1", "-g", "-pthread", "-Wall", "-Wextra", "-Werror")
 TOOL = (sys.executable, "-m", "ckpt.cli")
+NOBODY = (
+    "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups",
+    "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search",
+)  # fmt: skip
+"""Runs a command as a user without privilege, who can reach this checkout wherever it lies."""
 READY_S = 20.0
 TOOL_S = 60.0
 RESULT_S = 45.0

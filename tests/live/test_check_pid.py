@@ -10,7 +10,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +23,7 @@ from ckpt.debug.feasibility import assess
 from ckpt.debug.text import escape
 from ckpt.host import ptrace
 from ckpt.restore import open_image
-from tests.live.harness import TOOL, Build, Case, Mode, Target, wait_until
+from tests.live.harness import NOBODY, TOOL, Build, Case, Mode, Target, wait_until
 from tests.live.test_refusals import REFUSED
 
 LISTENER = "listener"
@@ -34,15 +34,12 @@ UNSTOPPED = (
     ("blocked_signal", "sigwaitinfo"),
     ("blocked_read", "pipe"),
 )
-NOBODY = 65534
 
 
-def check(pid: int, *options: str, user: int | None = None) -> subprocess.CompletedProcess[str]:
+def check(pid: int, *options: str, by: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
     """Run the command, which must not fail in a way of its own."""
-    command = [*TOOL, "check", str(pid), *options]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=60, user=user, group=user, cwd="/"
-    )
+    command = [*by, *TOOL, "check", str(pid), *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd="/")
     assert "Traceback" not in done.stderr and "internal error" not in done.stderr, done.stderr
     return done
 
@@ -285,7 +282,7 @@ def test_what_is_no_process() -> None:
 
 def test_without_privileges(sleeper: subprocess.Popen[bytes]) -> None:
     """What may be seen is said, the rest is named; exit 1, because this user cannot do it."""
-    done = check(sleeper.pid, user=NOBODY)
+    done = check(sleeper.pid, by=NOBODY)
     assert done.returncode == 1
     assert "only root can snapshot and restore" in done.stdout
     assert "not seen: areas: Permission denied" in done.stdout

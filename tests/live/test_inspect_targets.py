@@ -20,12 +20,11 @@ import pytest
 from ckpt.debug.inspect import Inspector
 from ckpt.debug.inspect_text import inspection_lines
 from ckpt.debug.inspect_types import Inspection
-from tests.live.harness import Build, Case, Mode, Target
+from tests.live.harness import NOBODY, Build, Case, Mode, Target
 from tests.live.inspect_target import States, end
 from tests.live.kernel_state import running_state
 from tests.live.tickers import TOOL, check_refusal, run_tool, wait_for
 
-NOBODY = 65534
 LOOKS = 500
 LIMIT_S = 0.15
 """Of the issue: the command, warm, with the start of Python."""
@@ -236,9 +235,9 @@ def test_without_bpf_proc_says_what_it_can() -> None:
 
 
 def test_without_privilege_the_rest_is_named() -> None:
-    nobody = {"user": NOBODY, "group": NOBODY, "extra_groups": [], "cwd": "/"}
     with running("/bin/sleep", "1000") as process:
-        done = run_tool("inspect", str(process.pid), **nobody)
+        command = [*NOBODY, *TOOL, "inspect", str(process.pid)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd="/")
     assert done.returncode == 0, done.stderr
     assert f"thread {process.pid} sleep: S (sleeping" in done.stdout
     assert "no BPF: no privilege" in done.stdout and "memory and symbols: not ours" in done.stdout
@@ -246,14 +245,13 @@ def test_without_privilege_the_rest_is_named() -> None:
 
 
 def test_one_s_own_process_without_privilege() -> None:
-    nobody = {"user": NOBODY, "group": NOBODY, "extra_groups": [], "cwd": "/"}
     script = "sleep 1000 & pid=$!; sleep 0.3; {} inspect $pid; kill $pid"
     done = subprocess.run(
-        ["bash", "-c", script.format(" ".join(TOOL))],
+        [*NOBODY, "bash", "-c", script.format(" ".join(TOOL))],
         capture_output=True,
         text=True,
         timeout=60,
-        **nobody,  # type: ignore[call-overload]
+        cwd="/",
     )
     assert "clock_nanosleep(CLOCK_REALTIME, 0, 1000 s" in done.stdout, done.stderr
     assert "libc.so.6 clock_nanosleep+" in done.stdout

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from ckpt.host.bpf_trace import KINDS, Trace, TraceOptions
-from tests.live.harness import TOOL, Build
+from tests.live.harness import NOBODY, TOOL, Build
 
 Events = list[dict[str, Any]]
 RAISED = 120_000
@@ -332,13 +332,10 @@ def test_without_privilege_nothing_is_run(tmp_path: Path) -> None:
     witness = tmp_path / "witness"
     tmp_path.chmod(0o777)
     done = subprocess.run(
-        [*TOOL, "trace", "--", "touch", str(witness)],
+        [*NOBODY, *TOOL, "trace", "--", "touch", str(witness)],
         capture_output=True,
         text=True,
         timeout=30,
-        user=65534,
-        group=65534,
-        extra_groups=(),
     )
     assert done.returncode == 1 and not witness.exists()
     assert "no privilege to use BPF" in done.stderr and "run as root" in done.stderr
