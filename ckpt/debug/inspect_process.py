@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 _MAX_COMMAND: Final = 400
 _SIG_IGN: Final = 1
+_TTY_MAJOR, _FIRST_SERIAL = 4, 64
+_PTY_MAJOR, _PTY_MAJORS = 136, 8
+"""`Documentation/admin-guide/devices.txt`"""
 _LIMITS: Final = (
     *("CPU", "FSIZE", "DATA", "STACK", "CORE", "RSS", "NPROC", "NOFILE", "MEMLOCK", "AS"),
     *("LOCKS", "SIGPENDING", "MSGQUEUE", "NICE", "RTPRIO", "RTTIME"),
@@ -125,9 +128,15 @@ def _kind(leader: ThreadView, threads: Sequence[ThreadReport]) -> str:
 
 
 def _tty(process: ProcessView | None) -> str:
+    """Return the controlling terminal by its usual name, else by its number; empty: none."""
     if process is None or not process.tty_dev:
         return ""
-    return f"{os.major(process.tty_dev)}:{os.minor(process.tty_dev)}"
+    major, minor = os.major(process.tty_dev), os.minor(process.tty_dev)
+    if 0 <= major - _PTY_MAJOR < _PTY_MAJORS:
+        return f"/dev/pts/{(major - _PTY_MAJOR) * 256 + minor}"
+    if major == _TTY_MAJOR:
+        return f"/dev/tty{minor}" if minor < _FIRST_SERIAL else f"/dev/ttyS{minor - _FIRST_SERIAL}"
+    return f"{major}:{minor}"
 
 
 def _exit_status(leader: ThreadView) -> str:

@@ -26,7 +26,8 @@ def plan_lines(plan: Plan, text: TapeText, facts: Facts) -> Iterator[str]:
     """Yield every step in order with what it needs; the calls it leads to are below it."""
     tapes = sum(run[0].executor is Executor.TAPE for run in plan.runs())
     calls = sum(len(step.calls) for step in plan.steps)
-    yield f"plan: {len(plan.steps)} steps, {calls} system calls on {tapes} tapes"
+    # The commit is a step as well: `--stop-at` counts it.
+    yield f"plan: {len(plan.steps) + 1} steps, {calls} system calls on {tapes} tapes"
     yield f"step 0 {_CREATE} (host): {_CREATE_WHY}"
     yield from _call_lines(creation_calls(facts), text)
     for number, (name, step) in enumerate(zip(name_steps(plan.steps), plan.steps, strict=True), 1):
