@@ -13,9 +13,6 @@
 
 /* include/linux/errno.h, include/uapi/asm-generic/errno-base.h */
 #define EINTR 4
-/* arch/x86/entry/syscalls/syscall_64.tbl and syscall_32.tbl */
-#define NR_RESTART_SYSCALL_64 219
-#define NR_RESTART_SYSCALL_32 0
 /* include/uapi/linux/bpf.h */
 #define BPF_RB_NO_WAKEUP 1
 /* include/uapi/asm-generic/signal.h, siginfo.h; arch/x86/include/uapi/asm/signal.h */
@@ -44,6 +41,8 @@ struct sender {
 BPF_HASH(watched, __u32, __u32, TRACE_MAX_WATCHED);
 BPF_HASH(senders, struct sender_key, struct sender, TRACE_MAX_SENDERS);
 BPF_HASH(waits, __u32, struct trace_wait, TRACE_MAX_WAITS);
+BPF_HASH(restarts, __u32, struct trace_restarting, TRACE_MAX_RESTARTS);
+BPF_ARRAY(restarting, __u64, 1);
 BPF_ARRAY(counts, __u64, TRACE_COUNTS);
 BPF_RINGBUF_OUTPUT(ring, TRACE_RING_PAGES);
 
@@ -55,10 +54,67 @@ static __always_inline void count(int index)
 		__sync_fetch_and_add(value, 1);
 }
 
+static __always_inline int put(void *event, __u64 bytes)
+{
+	return ring.ringbuf_output(event, bytes, BPF_RB_NO_WAKEUP);
+}
+
 static __always_inline void emit(void *event, __u64 bytes)
 {
-	if (ring.ringbuf_output(event, bytes, BPF_RB_NO_WAKEUP))
+	if (put(event, bytes))
 		count(TRACE_COUNT_LOST);
+}
+
+/* Uses count(), put() and emit(): BCC knows maps in this file only. */
+#include "trace_robust.bpf.h"
+
+static __always_inline int wants_restarts(void)
+{
+	return wants(TRACE_RESTART_ENTERED) || wants(TRACE_RESTART_RESULT);
+}
+
+/*
+ * Is any watched thread between the interruption of a call and the end of its restart? Almost
+ * always none is, and to know it costs less than to read which call it is that ends (a lookup in an
+ * array is no call).
+ */
+static __always_inline int has_restarts(void)
+{
+	int index = 0;
+	__u64 *value = restarting.lookup(&index);
+
+	return value && *value;
+}
+
+static __always_inline void count_restarts(long change)
+{
+	int index = 0;
+	__u64 *value = restarting.lookup(&index);
+
+	if (value)
+		__sync_fetch_and_add(value, change);
+}
+
+static __always_inline void restart_begins(__u32 tid)
+{
+	struct trace_restarting fresh = {}, *known = restarts.lookup(&tid);
+
+	if (known) {
+		known->is_entered = 0;
+		return;
+	}
+	if (restarts.update(&tid, &fresh))
+		count(TRACE_COUNT_LOST);
+	else
+		count_restarts(1);
+}
+
+static __always_inline void restart_ends(__u32 tid)
+{
+	if (!restarts.lookup(&tid))
+		return;
+	restarts.delete(&tid);
+	count_restarts(-1);
 }
 
 static __always_inline int is_watched(__u32 tgid)
@@ -122,86 +178,6 @@ RAW_TRACEPOINT_PROBE(sched_process_exec)
 	return 0;
 }
 
-/* include/uapi/linux/futex.h */
-#define FUTEX_TID_MASK 0x3fffffff
-
-struct robust_head {
-	__u64 next;
-	__u64 offset;
-	__u64 pending;
-};
-
-/*
- * handle_futex_death() of kernel/futex/core.c (6.18) marks only what this thread owns. Returns a
- * negative number when the futex could not be read, 1 when the event was lost; it must be small,
- * as the verifier walks through every turn of the loop around it.
- */
-static __always_inline int visit_robust(struct trace_robust *e, __u64 entry, __u64 offset, __u32 tid)
-{
-	e->futex = (entry & ~1ULL) + offset;
-	e->is_pi = entry & 1;
-	if (bpf_probe_read_user(&e->word, sizeof(e->word), (void *)e->futex))
-		return -1;
-	if ((e->word & FUTEX_TID_MASK) != tid)
-		return 0;
-	return !!ring.ringbuf_output(e, sizeof(*e), BPF_RB_NO_WAKEUP);
-}
-
-static __always_inline void robust_cut_short(struct trace_robust *e, __u64 address, __u32 status)
-{
-	e->futex = address;
-	e->status = status;
-	emit(e, sizeof(*e));
-}
-
-/* exit_robust_list(), likewise; memory that is not there at the moment is reported, not awaited. */
-static __always_inline void walk_robust(void *task)
-{
-	__u64 list = READ(task_struct, task, robust_list), entry, next;
-	void *pid = (void *)READ(task_struct, task, thread_pid);
-	__u32 tid = pid_number(pid, READ(pid, pid, level));
-	int i, visited = 0, failed = 0, lost = 0;
-	struct robust_head head = {};
-	struct trace_robust e = {};
-
-	if (!list)
-		return;
-	begin(&e.head, TRACE_ROBUST, task);
-	if (!READ(task_struct, task, mm)) {
-		robust_cut_short(&e, list, TRACE_ROBUST_NO_MEMORY);
-		return;
-	}
-	if (bpf_probe_read_user(&head, sizeof(head), (void *)list)) {
-		robust_cut_short(&e, list, TRACE_ROBUST_UNREADABLE);
-		return;
-	}
-	entry = head.next;
-	for (i = 0; i < TRACE_MAX_ROBUST && (entry & ~1ULL) != list; i++) {
-		failed = !!bpf_probe_read_user(&next, sizeof(next), (void *)(entry & ~1ULL));
-		if ((entry & ~1ULL) != (head.pending & ~1ULL)) {
-			visited = visit_robust(&e, entry, head.offset, tid);
-			if (visited < 0)
-				break;
-			lost |= visited;
-		}
-		if (failed)
-			break;
-		entry = next;
-	}
-	if (lost)
-		count(TRACE_COUNT_LOST);
-	if (visited < 0 || failed) {
-		robust_cut_short(&e, entry & ~1ULL, TRACE_ROBUST_UNREADABLE);
-		return;
-	}
-	if ((entry & ~1ULL) != list)
-		robust_cut_short(&e, entry & ~1ULL, TRACE_ROBUST_MORE);
-	e.is_pending = 1;
-	e.status = TRACE_ROBUST_DIES;
-	if ((head.pending & ~1ULL) && visit_robust(&e, head.pending, head.offset, tid) > 0)
-		count(TRACE_COUNT_LOST);
-}
-
 RAW_TRACEPOINT_PROBE(sched_process_exit)
 {
 	void *task = (void *)ctx->args[0];
@@ -216,6 +192,8 @@ RAW_TRACEPOINT_PROBE(sched_process_exit)
 		walk_robust(task);
 	if (wants(TRACE_FUTEX))
 		waits.delete(&tid);
+	if (wants_restarts() && has_restarts())
+		restart_ends(tid);
 	/* do_exit() has counted this thread out before. */
 	e.is_last = !READ_AS(signal_struct, signal, live, __u32);
 	if (wants(TRACE_EXIT)) {
@@ -238,7 +216,6 @@ static __always_inline void restart_result(void *regs, void *task, long result)
 	e.result = result;
 	emit(&e, sizeof(e));
 }
-
 
 static __always_inline void futex_begins(void *task, void *regs, __u64 nr)
 {
@@ -316,46 +293,18 @@ static __always_inline void call_broken_off(void *regs, void *task, long result,
 	emit(&e, sizeof(e));
 }
 
-RAW_TRACEPOINT_PROBE(sys_exit)
+/*
+ * Told when a call that is made once more sets its timer, or else (it has no limit) when it ends.
+ * On every entry to a system call it would cost about half as much again as sys_exit does.
+ */
+static __always_inline void restart_entered(void *task, __u64 nr, __u32 tid)
 {
-	void *regs = (void *)ctx->args[0], *task;
-	long result = ctx->args[1];
-	__u64 nr = ~0ULL;
-	int is_eintr = wants(TRACE_EINTR) && result == -EINTR;
-	int is_armed = wants(TRACE_RESTART_ARMED) && result == -ERESTART_RESTARTBLOCK;
-
-	if (wants(TRACE_RESTART_RESULT) || wants(TRACE_FUTEX)) {
-		nr = READ(pt_regs, regs, orig_ax);
-		if (!is_eintr && !is_armed && nr != NR_RESTART_SYSCALL_64 &&
-		    nr != NR_RESTART_SYSCALL_32 &&
-		    (!wants(TRACE_FUTEX) ||
-		     (nr != NR_FUTEX && nr != NR_FUTEX_WAITV && nr != NR_FUTEX_WAIT)))
-			return 0;
-	} else if (!is_eintr && !is_armed) {
-		return 0;
-	}
-	if (!is_current_watched())
-		return 0;
-	task = (void *)bpf_get_current_task();
-	if (nr == NR_RESTART_SYSCALL_32 && !is_compat(task))
-		nr = ~0ULL; /* read(2) */
-	if (is_armed)
-		call_interrupted(regs, task, result);
-	/* rt_sigreturn "returns" what the interrupted call did, and leaves no number. */
-	if (is_eintr && (long)READ(pt_regs, regs, orig_ax) >= 0)
-		call_broken_off(regs, task, result, 0);
-	if (wants(TRACE_RESTART_RESULT) &&
-	    (nr == NR_RESTART_SYSCALL_64 || nr == NR_RESTART_SYSCALL_32))
-		restart_result(regs, task, result);
-	if (wants(TRACE_FUTEX) && nr != ~0ULL)
-		futex_ends(task, result);
-	return 0;
-}
-
-static __always_inline void restart_entered(void *task, __u64 nr)
-{
+	struct trace_restarting *known = restarts.lookup(&tid);
 	struct trace_restart e = {};
 
+	if (!known || known->is_entered)
+		return;
+	known->is_entered = 1;
 	begin(&e.call.head, TRACE_RESTART_ENTERED, task);
 	e.call.nr = nr;
 	e.call.is_compat = nr == NR_RESTART_SYSCALL_32;
@@ -363,27 +312,79 @@ static __always_inline void restart_entered(void *task, __u64 nr)
 	emit(&e, sizeof(e));
 }
 
+RAW_TRACEPOINT_PROBE(hrtimer_start)
+{
+	void *task, *regs;
+	__u32 tid;
+	__u64 nr;
+
+	if (!has_restarts())
+		return 0;
+	tid = bpf_get_current_pid_tgid();
+	if (!restarts.lookup(&tid))
+		return 0;
+	task = (void *)bpf_get_current_task();
+	regs = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
+	nr = call_number(regs, task);
+	if (is_restart_syscall(nr))
+		restart_entered(task, nr, tid);
+	return 0;
+}
+
+static __always_inline void restart_left(void *regs, void *task, __u64 nr, long result)
+{
+	__u32 tid = bpf_get_current_pid_tgid();
+
+	restart_entered(task, nr, tid);
+	restart_result(regs, task, result);
+	if (result != -ERESTART_RESTARTBLOCK)
+		restart_ends(tid);
+}
+
+RAW_TRACEPOINT_PROBE(sys_exit)
+{
+	void *regs = (void *)ctx->args[0], *task;
+	long result = ctx->args[1];
+	int is_eintr = wants(TRACE_EINTR) && result == -EINTR;
+	int is_armed = (wants(TRACE_RESTART_ARMED) || wants_restarts()) &&
+		       result == -ERESTART_RESTARTBLOCK;
+	__u64 nr;
+
+	if (!is_eintr && !is_armed) {
+		if (!wants(TRACE_FUTEX) && !(wants_restarts() && has_restarts()))
+			return 0;
+		nr = READ(pt_regs, regs, orig_ax);
+		if (!is_restart_syscall(nr) && !(wants(TRACE_FUTEX) && is_futex_call(nr)))
+			return 0;
+	}
+	if (!is_current_watched())
+		return 0;
+	task = (void *)bpf_get_current_task();
+	nr = call_number(regs, task);
+	if (is_armed && wants(TRACE_RESTART_ARMED))
+		call_interrupted(regs, task, result);
+	/* rt_sigreturn "returns" what the interrupted call did, and leaves no number. */
+	if (is_eintr && (long)READ(pt_regs, regs, orig_ax) >= 0)
+		call_broken_off(regs, task, result, 0);
+	if (wants_restarts() && is_restart_syscall(nr))
+		restart_left(regs, task, nr, result);
+	if (wants_restarts() && is_armed)
+		restart_begins(bpf_get_current_pid_tgid());
+	if (wants(TRACE_FUTEX) && (is_futex_call(nr) || is_restart_syscall(nr)))
+		futex_ends(task, result);
+	return 0;
+}
+
 RAW_TRACEPOINT_PROBE(sys_enter)
 {
 	void *regs = (void *)ctx->args[0], *task;
 	__u64 nr = ctx->args[1];
-	int is_futex = wants(TRACE_FUTEX) &&
-		       (nr == NR_FUTEX || nr == NR_FUTEX_WAITV || nr == NR_FUTEX_WAIT);
 
-	if (!is_futex && nr != NR_RESTART_SYSCALL_64 && nr != NR_RESTART_SYSCALL_32)
-		return 0;
-	if (!is_current_watched())
+	if (!is_futex_call(nr) || !is_current_watched())
 		return 0;
 	task = (void *)bpf_get_current_task();
-	if (is_futex) {
-		if (!is_compat(task))
-			futex_begins(task, regs, nr);
-		return 0;
-	}
-	if (!wants(TRACE_RESTART_ENTERED) ||
-	    (nr == NR_RESTART_SYSCALL_32) != is_compat(task))
-		return 0;
-	restart_entered(task, nr);
+	if (!is_compat(task))
+		futex_begins(task, regs, nr);
 	return 0;
 }
 
@@ -491,6 +492,8 @@ RAW_TRACEPOINT_PROBE(signal_deliver)
 		return 0;
 	if (wants(TRACE_FUTEX))
 		futex_ends(task, -EINTR);
+	if (wants_restarts() && result == -ERESTART_RESTARTBLOCK)
+		restart_ends(ids);
 	if (wants(TRACE_EINTR))
 		call_broken_off(regs, task, result, e.signo);
 	return 0;

@@ -11,6 +11,12 @@
 #define TRACE_MAX_WATCHED 16384
 #define TRACE_MAX_SENDERS 8192
 #define TRACE_MAX_WAITS 32768
+#define TRACE_MAX_RESTARTS 32768
+/*
+ * What the reader sets the number of restarts to when some thread was in one before the trace:
+ * never zero again, however many of them end, and whatever was counted at the same moment.
+ */
+#define TRACE_RESTARTS_NOTED (1ULL << 32)
 #define TRACE_COMM_BYTES 16
 #define TRACE_PATH_BYTES 128
 /* The kernel goes on for 2048 (ROBUST_LIST_LIMIT, include/uapi/linux/futex.h). */
@@ -136,6 +142,12 @@ struct trace_wait {
 	__s32 tgid;
 	__u32 padding;
 	char comm[TRACE_COMM_BYTES];
+};
+
+/* Element of `restarts`, likewise: from the interruption of a call to the end of its restart. */
+struct trace_restarting {
+	/* restart_syscall was told of. */
+	__u32 is_entered;
 };
 
 /* What the iterator over tasks writes of each thread. */

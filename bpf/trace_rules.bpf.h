@@ -72,4 +72,26 @@ static __always_inline int is_futex_wait(__u64 nr, void *regs, __u32 *op)
 	       (nr == NR_FUTEX && *op < 32 && FUTEX_WAIT_OPS >> *op & 1);
 }
 
+/* arch/x86/entry/syscalls/syscall_64.tbl and syscall_32.tbl */
+#define NR_RESTART_SYSCALL_64 219
+#define NR_RESTART_SYSCALL_32 0
+
+/* Number of the call that is being made, with read(2) not taken for the other restart_syscall. */
+static __always_inline __u64 call_number(void *regs, void *task)
+{
+	__u64 nr = READ(pt_regs, regs, orig_ax);
+
+	return nr == NR_RESTART_SYSCALL_32 && !is_compat(task) ? ~0ULL : nr;
+}
+
+static __always_inline int is_restart_syscall(__u64 nr)
+{
+	return nr == NR_RESTART_SYSCALL_64 || nr == NR_RESTART_SYSCALL_32;
+}
+
+static __always_inline int is_futex_call(__u64 nr)
+{
+	return nr == NR_FUTEX || nr == NR_FUTEX_WAITV || nr == NR_FUTEX_WAIT;
+}
+
 #endif

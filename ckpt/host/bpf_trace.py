@@ -28,11 +28,13 @@ if TYPE_CHECKING:
 
 _FORK, _EXEC, _EXIT = "sched_process_fork", "sched_process_exec", "sched_process_exit"
 _ENTER, _LEAVE = "sys_enter", "sys_exit"
+_TIMER = "hrtimer_start"
 _SEND, _DELIVER = "signal_generate", "signal_deliver"
 _CAPS: Final = 1 << 34 | 1 << 38 | 1 << 39
 """CAP_SYSLOG (for /proc/kallsyms), CAP_PERFMON, CAP_BPF; include/uapi/linux/capability.h."""
 _CAP_SYS_ADMIN: Final = 1 << 21
 _NR_FUTEX: Final = 202
+_NR_RESTART_SYSCALL: Final = 219
 _WAIT_OPS: Final = frozenset((0, 6, 9, 11, 13))
 """FUTEX_WAIT, LOCK_PI, WAIT_BITSET, WAIT_REQUEUE_PI, LOCK_PI2; include/uapi/linux/futex.h."""
 _CMD_MASK: Final = 0x7F
@@ -60,7 +62,7 @@ KINDS: Final = {
     ),
     "restart": Kind(
         (records.ENTERED_KIND, records.RESULT_KIND),
-        (_ENTER, _LEAVE),
+        (_LEAVE, _TIMER, _DELIVER, _EXIT),
         "restart_syscall is entered, and its result",
     ),
     "eintr": Kind((records.EINTR_KIND,), (_LEAVE, _DELIVER), "a call returns EINTR to the program"),
@@ -261,9 +263,9 @@ class Trace:
         for process in processes:
             if process != tgid:
                 self._watch_child(process)
-            if "futex" in self.options.kinds:
+            if not {"futex", "restart"}.isdisjoint(self.options.kinds):
                 for tid in _threads(process):
-                    self._note_wait(tid, process)
+                    self._note_call(tid, process)
 
     def _watch_child(self, tgid: int) -> None:
         try:
@@ -276,13 +278,31 @@ class Trace:
         except CaptureError:  # It ended, perhaps before its end would have been noticed.
             self._lib.delete_element(self._maps["watched"], _key(host_tgid))
 
-    def _note_wait(self, tid: int, tgid: int) -> None:
-        """Enter a wait that began at an unknown time; the tracer counts from its own start."""
-        found = _read_futex_wait(tid)
-        thread = self._find_thread(tid) if found is not None else None
-        if found is None or thread is None:
+    def _note_call(self, tid: int, tgid: int) -> None:
+        """Enter the call of a thread that is in a futex wait or in a restart at this moment."""
+        words = _read(f"/proc/{tid}/syscall").split()
+        if len(words) < 3:
             return
-        futex, op, comm = found
+        if words[0] == b"%d" % _NR_RESTART_SYSCALL and "restart" in self.options.kinds:
+            self._note_restart(tid)
+        elif words[0] == b"%d" % _NR_FUTEX and "futex" in self.options.kinds:
+            self._note_wait(tid, tgid, int(words[1], 16), int(words[2], 16) & _CMD_MASK)
+
+    def _note_restart(self, tid: int) -> None:
+        """Enter a restart whose beginning is past; its result is an event."""
+        thread = self._find_thread(tid)
+        if thread is not None:
+            noted = records.RESTARTS_NOTED.to_bytes(8, "little")
+            self._lib.update_element(self._maps["restarting"], _key(0), noted)
+            entered = records.RESTARTING.pack(1)
+            self._lib.add_element(self._maps["restarts"], _key(thread.host_tid), entered)
+
+    def _note_wait(self, tid: int, tgid: int, futex: int, op: int) -> None:
+        """Enter a wait that began at an unknown time; the tracer counts from its own start."""
+        thread = self._find_thread(tid) if op in _WAIT_OPS else None
+        if thread is None:
+            return
+        comm = _read(f"/proc/{tid}/comm").rstrip(b"\n")[:15]
         wait = records.WAIT.pack(futex, self.began_ns, op, 1, 0, tid, tgid, 0, comm)
         self._lib.add_element(self._maps["waits"], _key(thread.host_tid), wait)
 
@@ -329,14 +349,3 @@ def _descendants(tgid: int) -> list[int]:
             children = _read(f"/proc/{process}/task/{tid}/children").split()
             found += map(int, children[: _MAX_PROCESSES - len(found)])
     return found
-
-
-def _read_futex_wait(tid: int) -> tuple[int, int, bytes] | None:
-    """Return (futex, operation, comm) of a thread that waits for a futex at this moment."""
-    words = _read(f"/proc/{tid}/syscall").split()
-    if len(words) < 3 or words[0] != b"%d" % _NR_FUTEX:
-        return None
-    op = int(words[2], 16) & _CMD_MASK
-    if op not in _WAIT_OPS:
-        return None
-    return int(words[1], 16), op, _read(f"/proc/{tid}/comm").rstrip(b"\n")[:15]

@@ -24,6 +24,8 @@ FUTEX: Final = struct.Struct("<2Qq2I")
 """struct trace_futex: futex, began_ns, result, op, was_before."""
 WAIT: Final = struct.Struct("<2Q3I2iI16s")
 """struct trace_wait: futex, began_ns, op, was_before, is_interrupted, tid, tgid, padding, comm."""
+RESTARTING: Final = struct.Struct("<I")
+"""struct trace_restarting: is_entered."""
 TARGET: Final = struct.Struct("<iiI")
 """struct trace_target: host_tid, host_tgid, reader_level."""
 
@@ -49,3 +51,6 @@ FATAL: Final = 0x8
 # enum trace_count
 COUNT_LOST: Final = 0
 COUNT_UNWATCHED: Final = 1
+
+RESTARTS_NOTED: Final = 1 << 32
+"""TRACE_RESTARTS_NOTED"""

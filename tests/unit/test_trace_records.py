@@ -30,6 +30,7 @@ PLAIN = {
         records.WAIT,
         "futex began_ns op was_before is_interrupted tid tgid padding comm",
     ),
+    "trace_restarting": (records.RESTARTING, "is_entered"),
     "trace_target": (records.TARGET, "host_tid host_tgid reader_level"),
 }
 KINDS = {
@@ -50,6 +51,7 @@ KINDS = {
     "TRACE_FATAL": records.FATAL,
     "TRACE_COUNT_LOST": records.COUNT_LOST,
     "TRACE_COUNT_UNWATCHED": records.COUNT_UNWATCHED,
+    "TRACE_RESTARTS_NOTED >> 32": records.RESTARTS_NOTED >> 32,
 }
 
 
