@@ -3,7 +3,8 @@
 For each case: the longest stall that a 1 ms ticker in the target saw while a snapshot left it
 running, the wall time of that snapshot, then of one that kills it and of the restore, the peak
 memory of the tool and the size of the image; the tool's CPU time tells how far other work on the
-machine disturbed the wall times. Run by scripts/bench.
+machine disturbed the wall times. `trace` is another kind of case: what `ckpt-bpf trace` costs the
+process that it follows (bench_trace.py). Run by scripts/bench.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from statistics import median
 from typing import NamedTuple
 
 from bench_report import Measured, print_report, summarize
+from bench_trace import TRACE_CASES, Overhead, TraceError, measure_trace
 
 MIB = 1 << 20
 READY_S = 60.0
@@ -33,6 +35,7 @@ ALIVE_S = 5.0
 PR_SET_CHILD_SUBREAPER = 36  # include/uapi/linux/prctl.h, 6.18
 BOARD = struct.Struct("=QQQQ")  # struct board of scripts/bench-target.c
 BOARD_BYTES = 4096
+TRACE_KIND = "trace"
 
 
 class Case(NamedTuple):
@@ -238,7 +241,7 @@ def write_noise(path: Path, size_bytes: int) -> None:
 def parse_arguments() -> argparse.Namespace:
     """Return the command line's options."""
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
-    kinds = sorted({c.kind for c in CASES})
+    kinds = sorted({c.kind for c in CASES} | {TRACE_KIND})
     parser.add_argument("kinds", nargs="*", metavar="KIND", help=f"only these: {', '.join(kinds)}")
     parser.add_argument("--max-mib", type=int, default=2048, help="leave out larger memory cases")
     parser.add_argument("--folder", type=Path, help="where images are written (default: /var/tmp)")
@@ -259,6 +262,25 @@ def chosen_cases(options: argparse.Namespace) -> list[Case]:
     ]
 
 
+def compile_program(source: Path, program: Path) -> Path:
+    """Compile one of the C programs beside this script; return `program`."""
+    subprocess.run(["gcc", "-O2", "-pthread", "-o", program, source], check=True)
+    return program
+
+
+def measure_overheads(bench: Bench, root: Path, failures: list[str]) -> list[Overhead]:
+    """Measure what a trace costs, for each of its loops."""
+    loops = compile_program(root / "scripts" / "bench-loops.c", bench.folder / "bench-loops")
+    overheads = []
+    for case in TRACE_CASES:
+        print(f"bench: {case.name}", file=sys.stderr)
+        try:
+            overheads.append(measure_trace(case, bench.tool, loops))
+        except TraceError as error:
+            failures.append(f"{case.name}: {error}")
+    return overheads
+
+
 def main() -> int:
     """Run the chosen cases and print the report."""
     options = parse_arguments()
@@ -267,11 +289,10 @@ def main() -> int:
         raise OSError("prctl(PR_SET_CHILD_SUBREAPER)")
     folder = Path(tempfile.mkdtemp(prefix="ckpt-bench-", dir=options.folder or "/var/tmp"))
     measured: list[Measured] = []
+    overheads: list[Overhead] = []
     failures: list[str] = []
     try:
-        target = folder / "bench-target"
-        source = root / "scripts" / "bench-target.c"
-        subprocess.run(["gcc", "-O2", "-pthread", "-o", target, source], check=True)
+        target = compile_program(root / "scripts" / "bench-target.c", folder / "bench-target")
         bench = Bench(root, folder, target)
         with Target(bench, CASES[0]) as first:  # fills the BPF cache: figures are of warm runs
             bench.snapshot(first, "--leave-running")
@@ -281,14 +302,16 @@ def main() -> int:
                 measured.append(bench.measure(case))
             except BenchError as error:
                 failures.append(f"{case.kind} {case.number}: {error}")
+        if not options.kinds or TRACE_KIND in options.kinds:
+            overheads = measure_overheads(bench, root, failures)
     except BenchError as error:
         failures.append(f"first, cold snapshot: {error}")
     finally:
         shutil.rmtree(folder)
     if options.json:
-        print(json.dumps({**summarize(measured), "failures": failures}, indent=1))
+        print(json.dumps({**summarize(measured, overheads), "failures": failures}, indent=1))
     else:
-        print_report(measured, failures)
+        print_report(measured, overheads, failures)
     return 1 if failures else 0
 
 

@@ -2,6 +2,8 @@
 
 from typing import Any, NamedTuple
 
+from bench_trace import Overhead
+
 MIB = 1 << 20
 MAX_SMALL_WALL_S = 0.15
 MAX_COPY_RATIO = 1.3
@@ -97,7 +99,7 @@ def build_lines(measured: list[Measured]) -> list[Line]:
     return lines
 
 
-def build_verdicts(measured: list[Measured]) -> list[Verdict]:
+def build_verdicts(measured: list[Measured], overheads: list[Overhead]) -> list[Verdict]:
     """Compare every case with what has to be reached."""
     verdicts = []
     for m in measured:
@@ -112,19 +114,25 @@ def build_verdicts(measured: list[Measured]) -> list[Verdict]:
         extents = m.number // 2 if m.kind == "areas" else m.number if m.kind == "threads" else 0
         limit = (MAX_PEAK_BYTES + 64 * extents) / MIB
         verdicts.append(Verdict(f"{m.name}: peak memory in MiB", m.peak_bytes / MIB, limit))
+    for o in overheads:
+        if o.case.limit is not None:
+            verdicts.append(Verdict(f"{o.case.name}: traced / untraced", o.ratio, o.case.limit))
     return verdicts
 
 
-def summarize(measured: list[Measured]) -> dict[str, Any]:
+def summarize(measured: list[Measured], overheads: list[Overhead]) -> dict[str, Any]:
     """Return everything as plain values for JSON."""
     return {
         "cases": [m._asdict() for m in measured],
         "lines": [line._asdict() for line in build_lines(measured)],
-        "verdicts": [{**v._asdict(), "reached": v.reached} for v in build_verdicts(measured)],
+        "traces": [{**o._asdict(), "case": o.case._asdict()} for o in overheads],
+        "verdicts": [
+            {**v._asdict(), "reached": v.reached} for v in build_verdicts(measured, overheads)
+        ],
     }
 
 
-def print_report(measured: list[Measured], failures: list[str]) -> None:
+def print_report(measured: list[Measured], overheads: list[Overhead], failures: list[str]) -> None:
     """Print the table, the lines, the verdicts and what could not be measured."""
     print(
         f"{'':20}{'stall':>9}{'snapshot':>10}{'restore':>9}{'peak':>9}{'image':>11}  CPU of both",
@@ -146,7 +154,8 @@ def print_report(measured: list[Measured], failures: list[str]) -> None:
         print()
     for title, rows in (
         ("fixed cost and cost of one more", build_lines(measured)),
-        ("to reach", build_verdicts(measured)),
+        ("a process that is traced, beside itself untraced", overheads),
+        ("to reach", build_verdicts(measured, overheads)),
         ("could not be measured", failures),
     ):
         if rows:
