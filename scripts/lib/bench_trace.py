@@ -13,6 +13,7 @@ import re
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +22,8 @@ from typing import NamedTuple
 
 ATTACH_S = 30.0
 ROUND_S = 0.02
-ROUNDS = 8
+ROUNDS = 12
+SETTLE_S = 0.3
 BLOCKS = 16
 STARTED = "trace of process"
 SUMMARY = re.compile(r"(\d+) events in [\d.]+ s, (\d+) lost")
@@ -110,8 +112,10 @@ class Loop:
         return int(line) / 1e9
 
     def block_s(self) -> float:
-        """Return the median of some rounds, the first of which does not count."""
-        self.round_s()
+        """Return the median of some rounds, after as many as a tracer needs to get under way."""
+        settled = time.monotonic() + SETTLE_S
+        while time.monotonic() < settled:
+            self.round_s()
         return median(self.round_s() for _ in range(ROUNDS))
 
 
