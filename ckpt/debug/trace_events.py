@@ -73,7 +73,10 @@ class Armed(Event, frozen=True, gc=False, kw_only=True, tag="armed"):
 
 
 class RestartEntered(Event, frozen=True, gc=False, kw_only=True, tag="restart"):
-    """restart_syscall was entered, with this restart_block."""
+    """restart_syscall was entered, with this restart_block.
+
+    Seen when the call sets its timer again; without a timer, only with its result.
+    """
 
     NAME: ClassVar[str] = "restart"
     function: str
