@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 DESCRIPTION: Final = (
     "Print events of a process as they happen, each with its time since the trace began: fork, "
     "exec, exit; armed (a call was interrupted and left a restart_block), restart "
-    "(restart_syscall, told when it sets its timer again or else with its result, and its result), eintr (a call "
-    "returns EINTR to the program); signal (delivered, and by whom it was sent), altstack (a "
-    "handler starts on the alternate stack); robust (a thread ends and leaves a robust futex); "
-    "futex (a wait longer than --slow). Nothing is stopped. The trace ends with the process, or "
-    "with Ctrl-C, and closes with a summary. A command is run from its very beginning, and its "
-    "exit status is ours."
+    "(restart_syscall, told when it sets its timer again or else with its result, and its "
+    "result), eintr (a call returns EINTR to the program); signal (delivered, and by whom it was "
+    "sent), altstack (a handler starts on the alternate stack); robust (a thread ends and leaves "
+    "a robust futex); futex (a wait longer than --slow). Nothing is stopped. The trace ends with "
+    "the process, or with Ctrl-C, and closes with a summary. A command is run from its very "
+    "beginning, and its exit status is ours."
 )
 _DEFAULT_SLOW_S: Final = 1.0
 
