@@ -172,7 +172,7 @@ RAW_TRACEPOINT_PROBE(sched_process_exec)
 	if (!is_current_watched())
 		return 0;
 	begin(&e.head, TRACE_EXEC, task);
-	e.old_tid = ctx->args[1];
+	e.old_tid = old_number(task, ctx->args[1], e.head.tid);
 	bpf_probe_read_kernel_str(e.path, sizeof(e.path), (void *)READ(linux_binprm, bprm, filename));
 	emit(&e, sizeof(e));
 	return 0;

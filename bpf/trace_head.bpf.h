@@ -49,6 +49,17 @@ static __always_inline int group_number_of(void *task)
 	return number_of((void *)READ(task_struct, task, group_leader));
 }
 
+/*
+ * The number of a thread that executes a program, from before it became the leader, when it gave up
+ * its own. In a pid namespace below the first one nobody remembers that: 0.
+ */
+static __always_inline int old_number(void *task, int old_host_tid, int tid)
+{
+	if (old_host_tid == (int)READ(task_struct, task, pid))
+		return tid;
+	return pid_level() ? 0 : old_host_tid;
+}
+
 static __always_inline void begin(struct trace_head *head, __u32 kind, void *task)
 {
 	head->kind = kind;

@@ -41,7 +41,10 @@ class Fork(Event, frozen=True, gc=False, kw_only=True, tag="fork"):
 
 
 class Exec(Event, frozen=True, gc=False, kw_only=True, tag="exec"):
-    """A program is executed; `old_tid` is the thread that asked for it."""
+    """A program is executed; `old_tid` is the thread that asked for it, as it was called before.
+
+    0: another than the main thread, of a number that only its own pid namespace knew.
+    """
 
     NAME: ClassVar[str] = "exec"
     path: str

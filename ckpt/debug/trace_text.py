@@ -51,8 +51,9 @@ def _life(event: Fork | Exec | Exit) -> str:
         what = "thread" if event.child_tgid == event.tgid else "process"
         return f"made {what} {event.child_tid}"
     if isinstance(event, Exec):
-        other = f", asked for by thread {event.old_tid}" if event.old_tid != event.tid else ""
-        return f"{event.path}{other}"
+        if event.old_tid == event.tid:
+            return event.path
+        return f"{event.path}, asked for by thread {event.old_tid or 'of unknown number'}"
     how = f"status {event.status}"
     if event.signal is not None:
         how = f"killed by {event.signal}" + (", core dumped" if event.has_dumped_core else "")

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -200,6 +201,35 @@ def wait_until_attached(tool: subprocess.Popen[str]) -> None:
         assert tool.poll() is None
         time.sleep(0.02)
     pytest.fail("the tool does not attach")
+
+
+def test_numbers_are_those_of_our_own_pid_namespace() -> None:
+    inside = [*TOOL, "trace", "--json", "--", "sh", "-c", "true; exit 4"]
+    command = ["unshare", "--pid", "--fork", "--mount-proc", *inside]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 4, done.stderr
+    *events, _ = [json.loads(line) for line in done.stdout.splitlines()]
+    started = [event for event in events if event["event"] == "exec"]
+    assert len(started) == 1 and started[0]["old_tid"] == started[0]["tid"] < 100
+    assert {event["tgid"] for event in events} == {started[0]["tid"]}
+
+
+def test_a_thread_that_executes_a_program_becomes_the_main_one() -> None:
+    script = (
+        "import os, threading; run = ('/bin/true', ['true']);"
+        "threading.Thread(target=os.execv, args=run).start(); threading.Event().wait()"
+    )
+    done = subprocess.run(
+        [*TOOL, "trace", "--json", "--", sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    made = next(event for event in events if event["event"] == "fork")
+    last = [event for event in events if event["event"] == "exec"][-1]
+    assert (last["path"], last["old_tid"]) == ("/bin/true", made["child_tid"])
+    assert last["tid"] == last["tgid"] == made["tgid"]
 
 
 @pytest.mark.parametrize("children", [True, False])
