@@ -19,7 +19,7 @@ from ckpt.host.bpf_cache import Cache
 from ckpt.host.bpf_decode import decode_tasks
 from ckpt.host.bpf_decode_thread import Surroundings
 from ckpt.host.bpf_events import TaskEvents
-from ckpt.host.bpf_load import Libbpf, Loaded, load_bytecode
+from ckpt.host.bpf_load import Libbpf, Loaded, check_privileges, load_bytecode
 from ckpt.host.bpf_records import TIMERS_RECORD
 from ckpt.host.bpf_sort import find_process
 from ckpt.host.bpf_store import SNAPSHOT_PROGRAMS, load_programs
@@ -31,10 +31,6 @@ if TYPE_CHECKING:
 
 _CLOCK_MONOTONIC_COARSE: Final = 6
 """include/uapi/linux/time.h; its resolution is the kernel's tick."""
-# include/uapi/linux/capability.h
-_CAP_SYS_ADMIN: Final = 1 << 21
-_CAPS_WANTED: Final = 1 << 34 | 1 << 38 | 1 << 39
-"""CAP_SYSLOG (for /proc/kallsyms), CAP_PERFMON, CAP_BPF."""
 # bpf/timers.h
 _TIMERS_A_PASS: Final = 8
 
@@ -45,7 +41,7 @@ class BpfObserver:
     source = "bpf"
 
     def __init__(self, cache: Cache | None = None) -> None:
-        _check_privileges()
+        check_privileges("use --no-bpf")
         with cache or Cache() as opened:
             self._bytecode = load_programs(opened)
             self.symbols = load_symbols(opened)
@@ -277,18 +273,6 @@ class RawAreaList:
 
         observer = self._observer
         return decode_areas(self._data, observer.symbols, observer.identify, observer.gaps)
-
-
-def _check_privileges() -> None:
-    """Refuse at once what the kernel would refuse later, and less clearly."""
-    with open("/proc/self/status", "rb") as file:
-        status = file.read()
-    found = int(status.split(b"CapEff:", 1)[1].split(None, 1)[0], 16)
-    if not found & _CAP_SYS_ADMIN and found & _CAPS_WANTED != _CAPS_WANTED:
-        raise HostError(
-            "no privilege to use BPF",
-            hint="run as root (or with CAP_BPF, CAP_PERFMON and CAP_SYSLOG); or use --no-bpf",
-        )
 
 
 def _until_repeated(parts: Iterator[bytes]) -> Iterator[bytes]:

@@ -22,6 +22,10 @@ _RAW_TRACEPOINT: Final = 17
 _TRACING: Final = 26
 _TRACE_ITER: Final = 28
 _NOEXIST: Final = 1
+# include/uapi/linux/capability.h
+_CAP_SYS_ADMIN: Final = 1 << 21
+_CAPS_WANTED: Final = 1 << 34 | 1 << 38 | 1 << 39
+"""CAP_SYSLOG (for /proc/kallsyms), CAP_PERFMON, CAP_BPF."""
 _LOG_BYTES: Final = 1 << 16
 _READ_BYTES: Final = 1 << 15
 _KERNEL_ADDRESS: Final = re.compile(r"0xffff[0-9a-f]{12}")
@@ -139,6 +143,23 @@ class Addresses(Protocol):
 
     def address_of(self, name: str) -> int | None:
         """Return the constant; None: there is none of that name."""
+
+
+def check_privileges(instead: str = "") -> None:
+    """Refuse at once what the kernel would refuse later, and less clearly.
+
+    `instead`: what one can do without the privilege, for the hint.
+
+    Raises:
+        HostError: BPF programs cannot be loaded by this process.
+    """
+    with open("/proc/self/status", "rb") as file:
+        found = int(file.read().split(b"CapEff:", 1)[1].split(None, 1)[0], 16)
+    if not found & _CAP_SYS_ADMIN and found & _CAPS_WANTED != _CAPS_WANTED:
+        hint = "run as root (or with CAP_BPF, CAP_PERFMON and CAP_SYSLOG)"
+        raise HostError(
+            "no privilege to use BPF", hint=f"{hint}; or {instead}" if instead else hint
+        )
 
 
 def _open_libbpf() -> ctypes.CDLL:

@@ -16,7 +16,7 @@ from ckpt.errors import CaptureError, HostError
 from ckpt.host import bpf_trace_records as records
 from ckpt.host.bpf_bytecode import Bytecode
 from ckpt.host.bpf_cache import Cache
-from ckpt.host.bpf_load import Libbpf, load_bytecode
+from ckpt.host.bpf_load import Libbpf, check_privileges, load_bytecode
 from ckpt.host.bpf_store import TRACE_PROGRAMS, load_programs
 from ckpt.host.bpf_trace_ring import RingReader
 from ckpt.host.kallsyms import load_symbols
@@ -30,9 +30,6 @@ _FORK, _EXEC, _EXIT = "sched_process_fork", "sched_process_exec", "sched_process
 _ENTER, _LEAVE = "sys_enter", "sys_exit"
 _TIMER = "hrtimer_start"
 _SEND, _DELIVER = "signal_generate", "signal_deliver"
-_CAPS: Final = 1 << 34 | 1 << 38 | 1 << 39
-"""CAP_SYSLOG (for /proc/kallsyms), CAP_PERFMON, CAP_BPF; include/uapi/linux/capability.h."""
-_CAP_SYS_ADMIN: Final = 1 << 21
 _NR_FUTEX: Final = 202
 _NR_RESTART_SYSCALL: Final = 219
 _WAIT_OPS: Final = frozenset((0, 6, 9, 11, 13))
@@ -136,7 +133,7 @@ class Trace:
     """
 
     def __init__(self, tgid: int, options: TraceOptions, cache: Cache | None = None) -> None:
-        _check_privileges()
+        check_privileges()
         self.options = options
         with cache or Cache() as opened:
             self._bytecode = load_programs(opened, TRACE_PROGRAMS)["trace"]
@@ -309,17 +306,6 @@ class Trace:
 
 def _key(number: int) -> bytes:
     return number.to_bytes(4, "little")
-
-
-def _check_privileges() -> None:
-    """Refuse at once what the kernel would refuse later, and less clearly."""
-    with open("/proc/self/status", "rb") as file:
-        found = int(file.read().split(b"CapEff:", 1)[1].split(None, 1)[0], 16)
-    if not found & _CAP_SYS_ADMIN and found & _CAPS != _CAPS:
-        raise HostError(
-            "no privilege to use BPF",
-            hint="run as root (or with CAP_BPF, CAP_PERFMON and CAP_SYSLOG)",
-        )
 
 
 def _read(path: str) -> bytes:
