@@ -135,10 +135,7 @@ def capture(process: Process) -> _Raw:
     lines = process.read_maps()
     entries, has_policy = _read_entries(process)
     for line in lines:
-        entry = entries.get(line.start)
-        if not line.name and entry is not None and not entry.flags & _SUSPECT:
-            continue  # as nearly all of the many are
-        what = _find_blocker(line, entry)
+        what = _find_blocker(line, entries.get(line.start))
         if what:
             process.refuse(f"process {process.tgid} area {line.start:#x}", *what)
     files = mapped_files.capture(process, lines, entries)
@@ -186,6 +183,8 @@ def _read_entries(process: Process) -> tuple[dict[int, SmapsEntry], bool]:
 def _find_blocker(line: MapsLine, entry: SmapsEntry | None) -> tuple[str, str] | None:
     """Return what cannot be restored of an area, and what to do."""
     flags = entry.flags if entry is not None else 0
+    if not line.name and not flags & _SUSPECT:
+        return None  # as nearly all of the many are
     if line.name in SPECIAL:
         return None
     if line.name.startswith(b"/SYSV"):
